@@ -1,0 +1,1 @@
+"""HOW one step of an audit is done."""

@@ -1,0 +1,60 @@
+"""Which byte ranges to read for a set of tensors: merged over small gaps, capped in length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tasks.core.errors import TooLarge, shown
+from tasks.core.records import TensorSpec
+
+MERGE_GAP_BYTES = 65_536  # a further request costs a round trip, in which a slow line carries about as much
+MAX_RANGE_BYTES = 4_194_304  # a range that fails is asked for again; keep that cheap
+MAX_SCALE_BYTES = 16_777_216  # the widest scales known take 0.3 MB; a "norm" of gigabytes is a trap
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """The bytes `[start, stop)` of a file."""
+
+    start: int
+    stop: int
+
+
+def plan_ranges(
+    specs: Iterable[TensorSpec], gap_bytes: int = MERGE_GAP_BYTES, cap_bytes: int = MAX_RANGE_BYTES
+) -> tuple[ByteRange, ...]:
+    """Return the ranges to read so that each tensor lies whole in one of them, in the order of the file.
+
+    Neighbours are merged when no more than gap_bytes lie between them and the range stays within cap_bytes; a tensor
+    longer than cap_bytes has a range of its own.
+    """
+    ranges: list[ByteRange] = []
+    for spec in sorted(specs, key=lambda spec: (spec.start_byte, spec.stop_byte)):
+        last = ranges[-1] if ranges else None
+        if last and spec.start_byte - last.stop <= gap_bytes and spec.stop_byte - last.start <= cap_bytes:
+            ranges[-1] = ByteRange(last.start, max(last.stop, spec.stop_byte))
+        elif spec.stop_byte > spec.start_byte:
+            ranges.append(ByteRange(spec.start_byte, spec.stop_byte))
+    return tuple(ranges)
+
+
+def cut(spec: TensorSpec, pieces: Mapping[ByteRange, bytes]) -> bytes | None:
+    """Return the tensor's bytes out of the pieces read so far, or None where no piece holds it whole."""
+    for piece, data in pieces.items():
+        if piece.start <= spec.start_byte and spec.stop_byte <= piece.start + len(data):
+            return data[spec.start_byte - piece.start : spec.stop_byte - piece.start]
+    return None
+
+
+def check_scale_size(spec: TensorSpec, where: str) -> None:
+    """Refuse to read a norm tensor that is far larger than any norm's.
+
+    Raises:
+        TooLarge: more than MAX_SCALE_BYTES.
+    """
+    size = spec.stop_byte - spec.start_byte
+    if size > MAX_SCALE_BYTES:
+        raise TooLarge(
+            f"{where}: {shown(spec.name)} has {size:,} bytes; a norm's scale has at most {MAX_SCALE_BYTES:,}"
+        )

@@ -1,0 +1,281 @@
+"""How one checkpoint is read and audited, without doing any I/O.
+
+`read_checkpoint` is a generator: it yields what it wants to fetch, is sent the bytes, and returns its conclusions.
+Whoever runs it (a Hub client over the network, a folder reader on a disk, a test with bytes in hand) decides how
+bytes are had:
+
+    plan = read_checkpoint(listing, options)
+    fetches = next(plan)             # a tuple of Fetch, wanted at once
+    fetches = plan.send(answers)     # one Chunk, or one AuditError, for each
+    ...                              # until StopIteration carries the Reading
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias, TypeVar
+
+import numpy as np
+
+from tasks.core.dtypes import decode
+from tasks.core.errors import AuditError, BadFile, NotFound, TooLarge, shown
+from tasks.core.header import LENGTH_BYTES, header_bytes, parse_header, parse_index, parse_json_object
+from tasks.core.kernel import DEAD_TAU, effective_scale, kernel_figures, scale_figures
+from tasks.core.kinds import Classification, classify, with_values
+from tasks.core.ranges import ByteRange, check_scale_size, cut, plan_ranges
+from tasks.core.records import Chunk, Fetch, Header, Listing, Norm, Reading, ReadNorm, Tensor, TensorSpec
+from tasks.core.registry import Registry
+from tasks.core.selection import Checkpoint, select_checkpoint
+
+T = TypeVar("T")
+Answers: TypeAlias = tuple[Chunk | AuditError, ...]
+Plan: TypeAlias = Generator[tuple[Fetch, ...], Answers, T]
+
+FIRST_READ_BYTES = 65_536  # the header of a single-file model of 7 B parameters takes 34 kB
+HEADER_BYTES_PER_TENSOR = 160  # 117 on average; a second request costs more than the difference
+_OTHER_FORMATS = {"bin", "ckpt", "gguf", "h5", "msgpack", "onnx", "pt", "pth"}
+MAX_ROUNDS = 4  # a shard's shapes may move the final norm to another shard, but not for ever
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What to read of each model, and when to stop.
+
+    Attributes:
+        norms: read the scales of the final norms only, or of all.
+        max_model_bytes: what one model may cost; beyond, it is `too_large`.
+        dead_tau: threshold of near-dead coordinates, relative to rms(γ).
+        config_is_whole: the listing's config is the model's whole config.json, not the Hub's digest of it.
+        registry: measured facts on known architectures, or None to go by the general reader alone.
+    """
+
+    norms: Literal["final", "all"] = "final"
+    max_model_bytes: int = 64_000_000
+    dead_tau: float = DEAD_TAU
+    config_is_whole: bool = False
+    registry: Registry | None = None
+
+
+def read_checkpoint(listing: Listing, options: ReadOptions) -> Plan[Reading]:
+    """Yield the fetches that one model needs and return what they showed.
+
+    Raises (out of the generator):
+        BadFile: a file breaks the format, or contradicts the index.
+        TooLarge: the next fetch would pass options.max_model_bytes.
+        AuditError: whatever was sent as the answer to a fetch that the audit cannot do without.
+    """
+    checkpoint = select_checkpoint(listing.files)
+    if checkpoint is None:
+        return Reading("no_safetensors", _formats_found(listing), "unknown", config=listing.config)
+    reader = _Reader(listing, checkpoint, options, config=listing.config)
+    yield from reader.open()
+    classification = yield from reader.settle()
+    norms = yield from reader.read_norms(classification)
+    return reader.conclude(classification, norms)
+
+
+def unreadable(error: AuditError, listing: Listing) -> Reading:
+    """Return the reading of a model whose audit ended in error."""
+    return Reading(error.status, shown(error, 1_000), "unknown", config=listing.config)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """The state of one model's audit."""
+
+    listing: Listing
+    checkpoint: Checkpoint
+    options: ReadOptions
+    config: Mapping[str, object] | None
+    config_is_whole: bool = False
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    headers: dict[str, Header] = field(default_factory=dict)
+    pieces: dict[str, dict[ByteRange, bytes]] = field(default_factory=dict)
+    weights_sha256: str | None = None
+    planned_bytes: int = 0
+
+    def where(self, path: str) -> str:
+        return f"{shown(self.listing.repo_id)}/{shown(path)}"
+
+    def open(self) -> Plan[None]:
+        """Learn the tensors' names: from the index, or from every header."""
+        self.config_is_whole = self.options.config_is_whole
+        if self.checkpoint.index is None:
+            yield from self.read_headers(self.checkpoint.weights)
+            return
+        [answer] = yield (Fetch(self.checkpoint.index),)
+        index = parse_index(_needed(answer).data, self.where(self.checkpoint.index))
+        paths = {shard: self.checkpoint.folder + shard for shard in set(index.values())}
+        self.tensors = {name: Tensor(name, paths[shard]) for name, shard in index.items()}
+
+    def settle(self) -> Plan[Classification]:
+        """Classify; then fetch what the answer still hangs on, config and shard headers, until it stands."""
+        for _ in range(MAX_ROUNDS):
+            found = classify(tuple(self.tensors.values()), self.config, self.options.registry)
+            if found.needs_config and not self.config_is_whole:
+                yield from self.read_config()
+                continue
+            files = {norm.file for norm in self.wanted(found.norms) if norm.file}
+            missing = sorted(files - self.headers.keys())
+            if not missing:
+                break
+            yield from self.read_headers(missing)
+        return found
+
+    def read_config(self) -> Plan[None]:
+        """Read config.json, if there is one; it replaces the listing's digest."""
+        self.config_is_whole = True
+        [answer] = yield (Fetch(self.checkpoint.config),)
+        if not isinstance(answer, NotFound):
+            self.config = parse_json_object(_needed(answer).data, self.where(self.checkpoint.config))
+
+    def read_headers(self, paths: Sequence[str]) -> Plan[None]:
+        """Read and validate the headers of these files, side by side."""
+        first = tuple(Fetch(path, 0, self._first_read_bytes(path)) for path in paths)
+        chunks = dict(zip(paths, map(_needed, (yield self.priced(first))), strict=True))
+        rest = tuple(
+            Fetch(path, len(chunk.data), stop)
+            for path, chunk in chunks.items()
+            if (stop := header_bytes(chunk.data, chunk.file_bytes, self.where(path))) > len(chunk.data)
+        )
+        tails = dict(zip((fetch.path for fetch in rest), (yield self.priced(rest)) if rest else (), strict=True))
+        for path, chunk in chunks.items():
+            head = chunk.data + (_needed(tails[path]).data if path in tails else b"")
+            self.headers[path] = parse_header(head, chunk.file_bytes, self.where(path))
+            self.pieces[path] = {ByteRange(0, len(head)): head}
+            self.weights_sha256 = chunk.sha256 if len(self.checkpoint.weights) == 1 else None
+            self.adopt(path)
+
+    def adopt(self, path: str) -> None:
+        """Take a header's tensors over, and hold them against what the index promised."""
+        found = {spec.name: Tensor(spec.name, path, spec.dtype, spec.shape) for spec in self.headers[path].tensors}
+        promised = [tensor.name for tensor in self.tensors.values() if tensor.file == path]
+        if lacking := [name for name in promised if name not in found]:
+            raise BadFile(
+                f"{self.where(path)}: the index puts {len(promised):,} tensors here, {len(lacking):,} of them are not:"
+                f" {shown(lacking[0])}"
+            )
+        self.tensors.update(found)
+
+    def read_norms(self, found: Classification) -> Plan[tuple[ReadNorm, ...]]:
+        """Read the scales and biases that are wanted, and compute their figures; the other norms go along unread."""
+        wanted = self.wanted(found.norms)
+        specs = self.specs(name for norm in wanted for name in (norm.scale_tensor, norm.bias_tensor) if name)
+        for path, spec in specs.values():
+            check_scale_size(spec, self.where(path))
+        yield from self.read_ranges(specs.values())
+        values = {name: self.value(path, spec) for name, (path, spec) in specs.items()}
+        chosen = set(map(id, wanted))
+        return tuple(self.figures(norm, values) if id(norm) in chosen else ReadNorm(norm) for norm in found.norms)
+
+    def wanted(self, norms: Iterable[Norm]) -> list[Norm]:
+        return [norm for norm in norms if norm.is_final or self.options.norms == "all"]
+
+    def specs(self, names: Iterable[str]) -> dict[str, tuple[str, TensorSpec]]:
+        """Return {name: (file, spec)} of these tensors."""
+        by_file: dict[str, set[str]] = {}
+        for name in names:
+            by_file.setdefault(self.tensors[name].file, set()).add(name)
+        return {
+            spec.name: (path, spec)
+            for path, wanted in by_file.items()
+            for spec in self.headers[path].tensors
+            if spec.name in wanted
+        }
+
+    def read_ranges(self, specs: Iterable[tuple[str, TensorSpec]]) -> Plan[None]:
+        """Fetch the bytes of these tensors that no piece holds yet, all at once."""
+        missing: dict[str, list[TensorSpec]] = {}
+        for path, spec in specs:
+            if cut(spec, self.pieces[path]) is None:
+                missing.setdefault(path, []).append(spec)
+        ranges = [(path, piece) for path, group in missing.items() for piece in plan_ranges(group)]
+        if not ranges:
+            return
+        answers = yield self.priced(tuple(Fetch(path, piece.start, piece.stop) for path, piece in ranges))
+        for (path, piece), answer in zip(ranges, answers, strict=True):
+            self.pieces[path][piece] = _needed(answer).data
+
+    def value(self, path: str, spec: TensorSpec) -> tuple[bytes, np.ndarray]:
+        data = cut(spec, self.pieces[path])
+        if data is None:
+            raise BadFile(f"{self.where(path)}: {shown(spec.name)} could not be read whole")
+        return data, decode(spec, data, self.where(path)).reshape(-1)
+
+    def figures(self, norm: Norm, values: Mapping[str, tuple[bytes, np.ndarray]]) -> ReadNorm:
+        """Return the norm with its figures; the vectors and the kernel for final norms only."""
+        tau = self.options.dead_tau
+        stored, weight = values[norm.scale_tensor] if norm.scale_tensor else (b"", np.ones(norm.dim or 0))
+        beta = values[norm.bias_tensor][1] if norm.bias_tensor else None
+        if norm.scale_tensor:
+            norm = replace(with_values(norm, weight), dim=weight.size)
+        gamma = effective_scale(weight, norm.parameterisation)
+        scale = scale_figures(gamma, tau) if gamma.size else None
+        if not norm.is_final or not gamma.size:
+            return ReadNorm(norm, scale)
+        digest = hashlib.sha256(stored).hexdigest() if stored else None
+        return ReadNorm(norm, scale, kernel_figures(gamma, beta, norm.kind, tau), gamma, beta, digest)
+
+    def conclude(self, found: Classification, norms: tuple[ReadNorm, ...]) -> Reading:
+        has_norms = any(read.norm.kind in ("layernorm", "rmsnorm", "unknown") for read in norms)
+        main = next((read.norm for read in norms if read.norm.is_main), None)
+        return Reading(
+            status="ok" if has_norms else "no_norms",
+            reason=None if main else self._why_no_final(found),
+            norm_kind=main.kind if main else found.norm_kind,
+            norms=norms,
+            tensors=tuple(self.tensors.values()),
+            integrity=tuple(dict.fromkeys((*found.integrity, *_verdicts(norms)))),
+            file_count=len({tensor.file for tensor in self.tensors.values()}),
+            checkpoint_bytes=self._checkpoint_bytes(),
+            config=self.config,
+            weights_sha256=self.weights_sha256,
+        )
+
+    def priced(self, fetches: tuple[Fetch, ...]) -> tuple[Fetch, ...]:
+        """Return fetches, unless they would take this model past its byte limit."""
+        self.planned_bytes += sum(fetch.stop - fetch.start for fetch in fetches if fetch.stop is not None)
+        if self.planned_bytes > self.options.max_model_bytes:
+            raise TooLarge(
+                f"{shown(self.listing.repo_id)}: {self.planned_bytes:,} bytes would have to be read,"
+                f" the limit for one model is {self.options.max_model_bytes:,}"
+            )
+        return fetches
+
+    def _first_read_bytes(self, path: str) -> int:
+        promised = sum(tensor.file == path for tensor in self.tensors.values())
+        return max(FIRST_READ_BYTES, LENGTH_BYTES + promised * HEADER_BYTES_PER_TENSOR)
+
+    def _checkpoint_bytes(self) -> int | None:
+        files = {tensor.file for tensor in self.tensors.values()}
+        if files <= self.headers.keys():
+            return sum(header.file_bytes for header in self.headers.values())
+        return self.checkpoint.size_bytes
+
+    def _why_no_final(self, found: Classification) -> str:
+        if found.norms:
+            return f"{len(found.norms)} norms, of which none ends a trunk"
+        return f"no norm among {len(self.tensors):,} tensors"
+
+
+def _needed(answer: Chunk | AuditError) -> Chunk:
+    if isinstance(answer, AuditError):
+        raise answer
+    return answer
+
+
+def _verdicts(norms: Sequence[ReadNorm]) -> Iterable[str]:
+    """Yield what is wrong with the scales that were read, in the words of column `integrity`."""
+    scales = [read.scale for read in norms if read.scale and read.norm.scale_tensor]
+    if any(scale.nonfinite_count for scale in scales):
+        yield "scale_not_finite"
+    if scales and all(scale.gamma_min == scale.gamma_max == 1 for scale in scales):
+        yield "scales_all_one"
+
+
+def _formats_found(listing: Listing) -> str:
+    endings = {file.path.rpartition(".")[2] for file in listing.files}
+    others = f"; weights as {', '.join(sorted(endings & _OTHER_FORMATS))}" if endings & _OTHER_FORMATS else ""
+    return f"no safetensors file among {len(listing.files):,} files{others}"

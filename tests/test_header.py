@@ -1,0 +1,202 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import SafetensorError, deserialize
+
+from tasks.core.errors import AuditError, BadFile, TooLarge
+from tasks.core.header import MAX_HEADER_BYTES, header_bytes, parse_header, parse_index
+from tests.checkpoints import gpt2, raw_file, safetensors_file
+
+WHERE = "org/name/model.safetensors"
+
+
+def entry(shape=(2,), offsets=(0, 8), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def parse(file: bytes):
+    return parse_header(file, len(file), WHERE)
+
+
+def test_a_header_gives_each_tensor_with_absolute_offsets_in_the_order_of_its_bytes():
+    tensors = gpt2()
+    file = safetensors_file(tensors, metadata={"format": "pt"})
+    header = parse(file)
+    assert [spec.name for spec in header.tensors] == list(tensors)
+    assert header.metadata == {"format": "pt"}
+    assert header.tensors[0].start_byte == header.header_bytes
+    for spec in header.tensors:
+        stored = np.frombuffer(file[spec.start_byte : spec.stop_byte], "<f4").reshape(spec.shape)
+        np.testing.assert_array_equal(stored, tensors[spec.name].astype("f4"))
+
+
+def test_tensors_without_elements_and_scalars_are_legal():
+    header = parse(raw_file({"empty": entry((0, 3), (0, 0)), "scalar": entry((), (0, 4))}, b"\0" * 4))
+    assert {spec.name: spec.shape for spec in header.tensors} == {"empty": (0, 3), "scalar": ()}
+
+
+BAD = {
+    "empty file": b"",
+    "seven bytes": b"\x08\0\0\0\0\0\0",
+    "length 0": struct.pack("<Q", 0) + b"{}",
+    "length beyond the file": struct.pack("<Q", 1000) + b"{}",
+    "length 10^8 + 1": struct.pack("<Q", 10**8 + 1) + b"{}",
+    "length 2^63": struct.pack("<Q", 2**63) + b"{}",
+    "length 2^64 - 1": struct.pack("<Q", 2**64 - 1) + b"{}",
+    "an HTML page": b"<!DOCTYPE html><html><body>Not found</body></html>",
+    "an LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+    "a byte order mark": raw_file(b"\xef\xbb\xbf{}"),
+    "bad UTF-8": raw_file(b'{"a\xff":{}}'),
+    "a lone surrogate": raw_file(b'{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', b"\0" * 8),
+    "JSON nested 2,000 deep": raw_file(b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}"),
+    "JSON nested 200,000 deep": raw_file(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"),
+    "JSON cut short": raw_file(b'{"a":'),
+    "a list": raw_file([]),
+    "not an object first": raw_file(b' {"a":1}'),
+    "a name twice": raw_file(
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+        b"\0" * 8,
+    ),
+    "a name twice, once escaped": raw_file(
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"\\u0061":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+        b"\0" * 8,
+    ),
+    "a key twice within a tensor": raw_file(
+        b'{"a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}}', b"\0" * 8
+    ),
+    "overlap": raw_file({"a": entry(), "b": entry(offsets=(4, 12))}, b"\0" * 12),
+    "hole": raw_file({"a": entry(), "b": entry(offsets=(12, 20))}, b"\0" * 20),
+    "hole before the first": raw_file({"a": entry(offsets=(8, 16))}, b"\0" * 16),
+    "end before begin": raw_file({"a": entry(offsets=(8, 0))}, b"\0" * 8),
+    "negative offset": raw_file({"a": entry(offsets=(-8, 0))}, b"\0" * 8),
+    "float offset": raw_file(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0.0,8.0]}}', b"\0" * 8),
+    "string offset": raw_file({"a": entry(offsets=("0", "8"))}, b"\0" * 8),
+    "bool offset": raw_file({"a": entry(shape=(), offsets=(False, 4))}, b"\0" * 4),
+    "offset 2^64": raw_file({"a": entry(offsets=(0, 2**64))}, b"\0" * 8),
+    "three offsets": raw_file({"a": entry(offsets=(0, 8, 8))}, b"\0" * 8),
+    "offset past the end": raw_file({"a": entry(shape=(4,), offsets=(0, 16))}, b"\0" * 8),
+    "bytes behind the last": raw_file({"a": entry()}, b"\0" * 9),
+    "overflowing shape": raw_file({"a": entry(shape=(2**32, 2**32), offsets=(0, 0))}),
+    "overflowing shape, times zero": raw_file({"a": entry(shape=(2**40, 2**40, 0), offsets=(0, 0))}),
+    "negative dimension": raw_file({"a": entry(shape=(-2,))}, b"\0" * 8),
+    "shape no list": raw_file({"a": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}}, b"\0" * 8),
+    "wrong size": raw_file({"a": entry(shape=(3,))}, b"\0" * 8),
+    "half a byte": raw_file({"a": entry(shape=(3,), offsets=(0, 1), dtype="F4")}, b"\0"),
+    "unknown dtype": raw_file({"a": entry(dtype="F33")}, b"\0" * 8),
+    "lower-case dtype": raw_file({"a": entry(dtype="f32")}, b"\0" * 8),
+    "dtype no string": raw_file({"a": entry(dtype=32)}, b"\0" * 8),
+    "metadata of numbers": raw_file({"__metadata__": {"a": 1}, "a": entry()}, b"\0" * 8),
+    "metadata no object": raw_file({"__metadata__": [], "a": entry()}, b"\0" * 8),
+    "a tensor that is no object": raw_file({"a": 7}),
+    "a field missing": raw_file({"a": {"dtype": "F32", "shape": [2]}}),
+    "a field too many": raw_file({"a": {**entry(), "x": 1}}, b"\0" * 8),
+}
+
+
+@pytest.mark.parametrize("file", BAD.values(), ids=BAD.keys())
+def test_a_bad_file_is_refused_with_a_message_that_names_it(file):
+    with pytest.raises(BadFile, match=WHERE) as refused:
+        parse(file)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 600
+
+
+def test_a_legal_header_that_is_absurdly_long_is_too_large():
+    head = struct.pack("<Q", MAX_HEADER_BYTES + 1)
+    with pytest.raises(TooLarge, match=r"32,000,00\d"):
+        header_bytes(head, 10**10, WHERE)
+
+
+def test_names_with_escape_codes_newlines_and_paths_are_kept_but_never_shown_raw():
+    name = "../\x1b[31mred\n"
+    header = parse(raw_file({name: entry()}, b"\0" * 8))
+    assert header.tensors[0].name == name
+    with pytest.raises(BadFile) as refused:
+        parse(raw_file({name: entry(shape=(3,))}, b"\0" * 8))
+    assert "\x1b" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+entries = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F64", "BF16", "U8", "F4", "X"]) | json_values,
+        "shape": st.lists(st.integers(0, 4), max_size=3) | json_values,
+        "data_offsets": st.tuples(st.integers(0, 40), st.integers(0, 40)).map(list) | json_values,
+    }
+)
+
+
+@given(st.dictionaries(st.text(max_size=6), entries | json_values, max_size=4), st.binary(max_size=64))
+def test_what_the_reference_reader_refuses_is_refused_here_and_nothing_else_but_our_errors_is_raised(header, data):
+    file = raw_file(header, data)
+    try:
+        ours = parse(file)
+    except AuditError:
+        return
+    theirs = dict(deserialize(file))
+    assert theirs.keys() == {spec.name for spec in ours.tensors}
+    for spec in ours.tensors:
+        assert bytes(theirs[spec.name]["data"]) == file[spec.start_byte : spec.stop_byte]
+
+
+@given(st.lists(st.integers(0, 5), max_size=6), st.data())
+def test_what_the_reference_reader_accepts_is_accepted_here(lengths, data):
+    file = safetensors_file({f"t{i}": np.zeros(n) for i, n in enumerate(lengths)})
+    assert len(parse(file).tensors) == len(deserialize(file)) == len(lengths)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_at_all_crash_the_parser(file):
+    try:
+        parse(file)
+    except AuditError:
+        with pytest.raises(SafetensorError):
+            deserialize(file)
+
+
+def index(**weight_map):
+    return json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}).encode()
+
+
+def test_an_index_maps_tensors_to_shards():
+    assert parse_index(index(a="m-1.safetensors", b="sub/m-2.safetensors"), WHERE) == {
+        "a": "m-1.safetensors",
+        "b": "sub/m-2.safetensors",
+    }
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "../x.safetensors",
+        "a/../../x.safetensors",
+        "/etc/x.safetensors",
+        "http://x/y.safetensors",
+        "x.bin",
+        "",
+        "a\\b.safetensors",
+        "./x.safetensors",
+        "a\nb.safetensors",
+        7,
+        None,
+        ["x.safetensors"],
+    ],
+)
+def test_an_index_may_only_name_safetensors_files_beside_it(shard):
+    with pytest.raises(BadFile, match="no shard"):
+        parse_index(index(a=shard), WHERE)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"weight_map":{}}', b'{"weight_map":[]}', b"<html>", b"\xff"])
+def test_what_is_no_index_is_refused(data):
+    with pytest.raises(BadFile):
+        parse_index(data, WHERE)

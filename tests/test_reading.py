@@ -1,0 +1,215 @@
+"""The reading plan, run on bytes in hand: what it asks for, and what it concludes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tasks.core.errors import AuditError, BadFile, NotFound, TooLarge
+from tasks.core.reading import FIRST_READ_BYTES, ReadOptions, read_checkpoint
+from tasks.core.records import Chunk, Listing, RepoFile
+from tests.checkpoints import GPT2_CONFIG, LLAMA_CONFIG, gpt2, llama, raw_file, safetensors_file
+
+
+def follow(files, config=None, **options):
+    """Run the plan on these files; return its reading and the fetches it made, one list a round."""
+    listing = Listing("org/name", "0" * 40, tuple(RepoFile(path, len(data)) for path, data in files.items()), config)
+    plan, rounds = read_checkpoint(listing, ReadOptions(**options)), []
+    try:
+        fetches = next(plan)
+        while True:
+            rounds.append(fetches)
+            fetches = plan.send(tuple(answer(files, fetch) for fetch in fetches))
+    except StopIteration as done:
+        return done.value, rounds
+
+
+def answer(files, fetch):
+    if fetch.path not in files:
+        return NotFound(f"org/name/{fetch.path}: no such file")
+    data = files[fetch.path]
+    return Chunk(data[fetch.start : fetch.stop], len(data))
+
+
+def wide_gpt2(layers=4):
+    """A GPT-2 whose final norm lies far beyond the first read."""
+    return gpt2(dim=128, layers=layers)
+
+
+def sharded(tensors, at):
+    names = list(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[:at], "model-00002-of-00002.safetensors": names[at:]}
+    index = {"metadata": {}, "weight_map": {name: shard for shard, part in shards.items() for name in part}}
+    files = {shard: safetensors_file({name: tensors[name] for name in part}) for shard, part in shards.items()}
+    return {"model.safetensors.index.json": json.dumps(index).encode(), **files}
+
+
+def main_norm(reading):
+    [main] = [read for read in reading.norms if read.norm.is_main]
+    return main
+
+
+def test_a_single_file_takes_one_read_of_its_head_and_one_of_its_final_norm():
+    tensors = wide_gpt2()
+    reading, rounds = follow({"model.safetensors": safetensors_file(tensors)}, GPT2_CONFIG)
+    assert [len(fetches) for fetches in rounds] == [1, 1]
+    assert rounds[0][0].stop == FIRST_READ_BYTES
+    main = main_norm(reading)
+    assert (reading.status, reading.norm_kind, main.norm.scale_tensor) == ("ok", "layernorm", "ln_f.weight")
+    np.testing.assert_array_equal(main.gamma, tensors["ln_f.weight"].astype("f4").astype("f8"))
+    np.testing.assert_array_equal(main.beta, tensors["ln_f.bias"].astype("f4").astype("f8"))
+    assert main.kernel.predicted_dead_dim == 1
+
+
+def test_what_the_first_read_already_holds_is_not_asked_for_again():
+    _, rounds = follow({"model.safetensors": safetensors_file(gpt2())}, GPT2_CONFIG)
+    assert len(rounds) == 1
+
+
+def test_a_header_longer_than_the_first_read_is_completed_by_one_more():
+    tensors = {
+        f"h.{i}.attn.a_rather_long_name_of_a_matrix_{j}.weight": np.ones(1) for i in range(20) for j in range(40)
+    }
+    file = safetensors_file({**tensors, **gpt2()})
+    reading, rounds = follow({"model.safetensors": file}, GPT2_CONFIG)
+    assert rounds[1][0].start == FIRST_READ_BYTES
+    assert reading.status == "ok"
+
+
+def test_of_a_sharded_checkpoint_only_the_index_and_the_shard_with_the_final_norm_are_read():
+    tensors = wide_gpt2()
+    files = sharded(tensors, at=10)
+    reading, rounds = follow(files, GPT2_CONFIG)
+    assert [fetch.path for fetches in rounds for fetch in fetches] == [
+        "model.safetensors.index.json",
+        "model-00002-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ]
+    assert main_norm(reading).norm.file == "model-00002-of-00002.safetensors"
+    assert len(reading.tensors) == len(tensors)
+
+
+def test_all_norms_of_all_shards_are_read_side_by_side():
+    reading, rounds = follow(sharded(wide_gpt2(), at=16), GPT2_CONFIG, norms="all")
+    assert all(read.scale is not None for read in reading.norms)
+    assert len(reading.norms) == 9
+    assert {fetch.path for fetch in rounds[-1]} == {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
+
+
+def test_only_final_norms_carry_vectors_and_kernels():
+    reading, _ = follow({"model.safetensors": safetensors_file(gpt2())}, GPT2_CONFIG, norms="all")
+    assert [read.kernel is not None for read in reading.norms] == [read.norm.is_final for read in reading.norms]
+
+
+def test_llama_is_rms_norm_and_has_no_predicted_dead_direction():
+    reading, _ = follow({"model.safetensors": safetensors_file(llama())}, LLAMA_CONFIG, config_is_whole=True)
+    main = main_norm(reading)
+    assert (main.norm.kind, main.norm.scale_tensor) == ("rmsnorm", "model.norm.weight")
+    assert main.kernel.predicted_dead_dim == 0
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
+def test_scales_of_every_float_type_are_read(dtype):
+    reading, _ = follow({"model.safetensors": safetensors_file(gpt2(weight=np.full(8, 0.5)), dtype)}, GPT2_CONFIG)
+    assert main_norm(reading).gamma.tolist() == [0.5] * 8
+
+
+def test_zero_scales_are_dead_and_degenerate():
+    gamma = np.array([0, 0, 1, 1, 1, 1, 1, 1.0])
+    reading, _ = follow({"model.safetensors": safetensors_file(gpt2(weight=gamma))}, GPT2_CONFIG)
+    kernel = main_norm(reading).kernel
+    assert (kernel.predicted_dead_dim, kernel.kernel_degenerate, kernel.dead_coordinates) == (2, True, (0, 1))
+
+
+def test_nan_scales_are_counted_and_have_no_direction():
+    gamma = np.array([np.nan, np.inf, 1, 1, 1, 1, 1, 1.0])
+    reading, _ = follow({"model.safetensors": safetensors_file(gpt2(weight=gamma))}, GPT2_CONFIG)
+    main = main_norm(reading)
+    assert main.scale.nonfinite_count == 2
+    assert main.kernel.participation_ratio is None
+    assert "scale_not_finite" in reading.integrity
+
+
+def test_scales_that_are_all_one_are_told():
+    tensors = {name: np.ones(8) if "ln_" in name else values for name, values in gpt2().items()}
+    reading, _ = follow({"model.safetensors": safetensors_file(tensors)}, GPT2_CONFIG)
+    assert "scales_all_one" in reading.integrity
+
+
+def test_a_repo_without_safetensors_says_what_it_has_instead():
+    reading, rounds = follow({"pytorch_model.bin": b"", "README.md": b""})
+    assert (reading.status, rounds) == ("no_safetensors", [])
+    assert "bin" in reading.reason
+
+
+def test_a_checkpoint_without_norms_says_so_and_invents_none():
+    tensors = {
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.ones((2, 8)),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": np.ones((8, 2)),
+    }
+    reading, _ = follow({"adapter_model.safetensors": safetensors_file(tensors)}, {})
+    assert (reading.status, reading.norm_kind, reading.norms) == ("no_norms", "none", ())
+
+
+def test_an_index_that_names_a_tensor_which_its_shard_lacks_is_a_bad_file():
+    files = sharded(wide_gpt2(), at=10)
+    index = json.loads(files["model.safetensors.index.json"])
+    index["weight_map"]["ln_f.extra"] = "model-00002-of-00002.safetensors"
+    files["model.safetensors.index.json"] = json.dumps(index).encode()
+    with pytest.raises(BadFile, match=r"org/name/model-00002-of-00002.safetensors: .* ln_f.extra"):
+        follow(files, GPT2_CONFIG)
+
+
+def test_an_index_that_names_a_missing_shard_is_an_error_for_that_model():
+    files = sharded(wide_gpt2(), at=10)
+    del files["model-00002-of-00002.safetensors"]
+    with pytest.raises(AuditError, match=r"model-00002-of-00002\.safetensors"):
+        follow(files, GPT2_CONFIG)
+
+
+def test_a_truncated_shard_is_a_bad_file():
+    files = sharded(wide_gpt2(), at=10)
+    files["model-00002-of-00002.safetensors"] = files["model-00002-of-00002.safetensors"][:-10]
+    with pytest.raises(BadFile, match="truncated"):
+        follow(files, GPT2_CONFIG)
+
+
+def test_a_ten_gigabyte_norm_is_too_large_and_not_a_byte_of_it_is_read():
+    header = {"ln_f.weight": {"dtype": "F32", "shape": [2_500_000_000], "data_offsets": [0, 10**10]}}
+    data = raw_file(header)
+    listing = Listing("org/name", None, (RepoFile("model.safetensors", len(data) + 10**10),), GPT2_CONFIG)
+    plan = read_checkpoint(listing, ReadOptions())
+    next(plan)
+    with pytest.raises(TooLarge, match="10,000,000,000"):
+        plan.send((Chunk(data, len(data) + 10**10),))
+
+
+def test_a_model_that_would_pass_its_byte_limit_is_too_large():
+    with pytest.raises(TooLarge, match="limit for one model is 100"):
+        follow({"model.safetensors": safetensors_file(wide_gpt2())}, GPT2_CONFIG, max_model_bytes=100)
+
+
+def test_a_missing_config_is_no_error():
+    tensors = {name: values for name, values in llama().items() if not name.endswith("bias")}
+    reading, rounds = follow({"model.safetensors": safetensors_file(tensors)}, {"model_type": "never_heard_of"})
+    assert reading.status == "ok"
+    asked = [fetch.path for fetches in rounds for fetch in fetches]
+    assert asked.count("config.json") <= 1
+
+
+def test_config_json_is_asked_for_only_where_the_answer_hangs_on_it():
+    files = {"model.safetensors": safetensors_file(gpt2()), "config.json": json.dumps(GPT2_CONFIG).encode()}
+    _, rounds = follow(files, {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
+    assert "config.json" not in [fetch.path for fetches in rounds for fetch in fetches]
+    without_bias = {name: values for name, values in gpt2().items() if not name.endswith("bias")}
+    files = {"model.safetensors": safetensors_file(without_bias), "config.json": json.dumps(GPT2_CONFIG).encode()}
+    _, rounds = follow(files, {"model_type": "never_heard_of"})
+    assert "config.json" in [fetch.path for fetches in rounds for fetch in fetches]
+
+
+def test_a_sharded_checkpoint_without_an_index_is_read_by_its_shards():
+    files = sharded(wide_gpt2(), at=10)
+    del files["model.safetensors.index.json"]
+    reading, rounds = follow(files, GPT2_CONFIG)
+    assert len(rounds[0]) == 2
+    assert main_norm(reading).norm.scale_tensor == "ln_f.weight"
