@@ -1,0 +1,124 @@
+"""Make a finished night's parts few.
+
+Merged files are written whole, put in force all at once, and only then are the parts removed that they replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.errors import StoreError
+from storage.nights import is_unfinished
+from storage.parts import Merged, live_parts, read_merged, set_aside_unreadable, with_versions, write_merged
+from storage.rows import with_all_columns
+from storage.schema import TABLES
+from storage.store import MERGED_PREFIX, Store, night_folder
+
+MAX_BYTES = 256_000_000
+_GROUP_BYTES = 32_000_000  # of a row group in memory: small enough to read one, large enough to be few
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What a merge did: live parts before and after, and a message for each that could not be read."""
+
+    parts_before: int
+    parts_after: int
+    set_aside: list[str]
+
+
+def merge_night(store: Store, night: date, max_bytes: int = MAX_BYTES) -> MergeReport:
+    """Merge a night's parts to a few files of about max_bytes at most.
+
+    Killed at any point, every row is still served exactly once; a later merge of the night finishes the work.
+
+    Raises:
+        StoreError: the night is not finished, or the disk is full.
+    """
+    if is_unfinished(store, night):
+        raise StoreError(f"night {night} is not finished; finish it before its parts are merged")
+    set_aside = set_aside_unreadable(store, TABLES, night)
+    before = [name for table in TABLES for name in live_parts(store, table, night)]
+    _remove_dead(store, night)
+    merged = read_merged(store, night)
+    wanted = {table: _groups(store, live_parts(store, table, night), max_bytes) for table in TABLES}
+    if any(wanted.values()):
+        write_merged(store, night, _merge(store, night, merged, wanted))
+        _remove_dead(store, night)
+    after = [name for table in TABLES for name in live_parts(store, table, night)]
+    return MergeReport(len(before), len(after), set_aside)
+
+
+def _groups(store: Store, parts: list[str], max_bytes: int) -> list[list[str]]:
+    """Return the parts to be merged, by the file that they go to; one that would stay alone is left as it is."""
+    groups: list[list[str]] = []
+    room = 0
+    for name in parts:
+        size_bytes = store.place.local_path(name).stat().st_size
+        if size_bytes > room:
+            groups.append([])
+            room = max_bytes
+        groups[-1].append(name)
+        room -= size_bytes
+    return [group for group in groups if len(group) > 1]
+
+
+def _merge(store: Store, night: date, merged: Merged, wanted: dict[str, list[list[str]]]) -> Merged:
+    """Write the merged files of all tables, and return what is in force once they are."""
+    generation = merged.generation + 1
+    written = []
+    for table, groups in wanted.items():
+        for number, group in enumerate(groups):
+            target = f"{night_folder(table, night)}/{MERGED_PREFIX}{generation}-{number}.parquet"
+            _write_merged_part(store, target, group, TABLES[table])
+            written.append(target)
+    replaced = {name for groups in wanted.values() for group in groups for name in group}
+    live = tuple(name for name in merged.live if name not in replaced)
+    return Merged(generation, live + tuple(written), merged.replaced | replaced)
+
+
+def _write_merged_part(store: Store, target: str, parts: list[str], schema: pa.Schema) -> None:
+    versions = _versions(store, parts)
+    with (
+        store.place.writing(target) as file,
+        pq.ParquetWriter(file, with_versions(schema.empty_table(), versions).schema, compression="zstd") as writer,
+    ):
+        for rows in _row_groups(store, parts, schema):
+            writer.write_table(with_versions(rows, versions))
+
+
+def _row_groups(store: Store, parts: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the rows of all parts in pieces of about _GROUP_BYTES, each with all columns of the schema."""
+    waiting: list[pa.Table] = []
+    for name in parts:
+        with pq.ParquetFile(store.place.local_path(name)) as part:
+            waiting += [with_all_columns(pa.Table.from_batches([rows]), schema) for rows in part.iter_batches()]
+        if sum(rows.nbytes for rows in waiting) >= _GROUP_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _versions(store: Store, parts: list[str]) -> dict[str, str]:
+    """Return the versions in the parts' metadata; where they differ, all of them."""
+    found: dict[str, set[str]] = {}
+    for name in parts:
+        with pq.ParquetFile(store.place.local_path(name)) as part:
+            for key, value in (part.schema_arrow.metadata or {}).items():
+                found.setdefault(key.decode(), set()).update(value.decode().split(","))
+    return {key: ",".join(sorted(values)) for key, values in found.items()}
+
+
+def _remove_dead(store: Store, night: date) -> None:
+    """Remove what merges have replaced, and merged files that a killed merge never put in force."""
+    for table in TABLES:
+        live = set(live_parts(store, table, night))
+        for name in store.place.names(night_folder(table, night)):
+            if name not in live:
+                store.place.remove(name)

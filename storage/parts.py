@@ -1,0 +1,218 @@
+"""Parts: a batch's rows of one table as one Parquet file, written once, whole. The parts are the truth.
+
+The part of table audits is its batch's marker and written last. A night's `merged.json` says which parts have been
+merged into which files; it is what makes a merge happen at once, whole.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.errors import StoreError
+from storage.rows import Row, rows_to_table, with_all_columns
+from storage.schema import TABLES
+from storage.store import (
+    MERGED_PREFIX,
+    NIGHTS_FOLDER,
+    PARTS_FOLDER,
+    SET_ASIDE_FOLDER,
+    Store,
+    batch_of,
+    night_file,
+    night_folder,
+    night_of,
+    part_name,
+)
+
+log = logging.getLogger("normaudit.storage")
+
+MARKER = "audits"
+
+Versions = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a night's merges have done so far: the merged files in force, and the parts that they replace."""
+
+    generation: int = 0
+    live: tuple[str, ...] = ()
+    replaced: frozenset[str] = field(default_factory=frozenset)
+
+
+def write_part(
+    store: Store, table: str, night: date, audit_id: str, batch: int, rows: Iterable[Row], versions: Versions
+) -> str:
+    """Write one table's rows of a batch, and return the part's name; written again, it replaces itself.
+
+    Columns night and audit_id are filled in where the rows lack them.
+
+    Raises:
+        StoreError: the rows do not fit the table, the disk is full, or the part has been merged already.
+    """
+    name = part_name(table, night, audit_id, batch)
+    if name in read_merged(store, night).replaced:
+        raise StoreError(f"{name} was merged with its night already; write under another audit_id")
+    schema = TABLES[table]
+    content = rows_to_table([{"night": night, "audit_id": audit_id, **row} for row in rows], schema, table)
+    with store.place.writing(name) as file:
+        pq.write_table(with_versions(content, versions), file, compression="zstd")
+    return name
+
+
+def write_batch(
+    store: Store,
+    night: date,
+    audit_id: str,
+    batch: int,
+    tables: Mapping[str, Sequence[Row]],
+    versions: Versions | None = None,
+) -> None:
+    """Write all parts of a batch, the marker last; killed before that, the batch counts as not done.
+
+    Args:
+        store: where to.
+        night: the night that the batch belongs to.
+        audit_id: the run that the batch belongs to.
+        batch: its number within the run.
+        tables: rows by table; a table without rows gets no part, except audits, the marker.
+        versions: for the files' metadata; those of the audits where not given.
+
+    Raises:
+        StoreError: as `write_part`, or there is no table of such a name.
+    """
+    unknown = set(tables) - set(TABLES)
+    if unknown:
+        raise StoreError(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    versions = _versions_of(tables.get(MARKER, ())) if versions is None else versions
+    for table in TABLES:
+        rows = tables.get(table, ())
+        if rows or table == MARKER:
+            write_part(store, table, night, audit_id, batch, rows, versions)
+
+
+def finished_batches(store: Store, night: date, audit_id: str) -> set[int]:
+    """Return the batches of an audit whose marker is there, merged or not."""
+    names = {*store.place.names(night_folder(MARKER, night)), *read_merged(store, night).replaced}
+    markers = [name for name in names if name.startswith(night_folder(MARKER, night))]
+    return {batch for name in markers if (batch := batch_of(name, audit_id)) is not None}
+
+
+def live_parts(store: Store, table: str, night: date | None = None) -> list[str]:
+    """Return the names of the parts that hold a table's rows, oldest night first, without those merged away."""
+    folder = f"{PARTS_FOLDER}/{table}" if night is None else night_folder(table, night)
+    names = [name for name in store.place.names(folder) if name.endswith(".parquet")]
+    merged = {night: read_merged(store, night) for night in {night_of(name) for name in names} & _merged_nights(store)}
+    return [name for name in names if _is_live(name, merged.get(night_of(name), Merged()))]
+
+
+def read_columns(store: Store, table: str, night: date, audit_id: str, columns: Sequence[str]) -> pa.Table:
+    """Return some columns of the rows that one run has written to a table for a night so far, merged or not.
+
+    A part that cannot be read is set aside, with a warning in the log.
+
+    Raises:
+        StoreError: it cannot be set aside.
+    """
+    schema = pa.schema([TABLES[table].field(name) for name in columns])
+    found = [schema.empty_table()]
+    for name in live_parts(store, table, night):
+        if _is_merged(name) or batch_of(name, audit_id) is not None:
+            try:
+                found.append(_rows_of(store, name, audit_id, schema))
+            except (OSError, pa.ArrowException) as error:
+                log.warning("%s", set_aside(store, name, _in_a_line(error)))
+    return pa.concat_tables(found)
+
+
+def read_merged(store: Store, night: date) -> Merged:
+    """Return what a night's merges have done so far."""
+    text = store.place.read(night_file(night, "merged.json"))
+    if text is None:
+        return Merged()
+    record = json.loads(text)
+    return Merged(record["generation"], tuple(record["live"]), frozenset(record["replaced"]))
+
+
+def write_merged(store: Store, night: date, merged: Merged) -> None:
+    """Put a merge in force: from here on its files are live, and what they replace is not."""
+    record = {"generation": merged.generation, "live": list(merged.live), "replaced": sorted(merged.replaced)}
+    with store.place.writing(night_file(night, "merged.json")) as file:
+        file.write(json.dumps(record).encode())
+
+
+def set_aside_unreadable(store: Store, tables: Iterable[str], night: date | None = None) -> list[str]:
+    """Move away every live part of these tables that cannot be read to its end; return a message for each."""
+    names = [name for table in tables for name in live_parts(store, table, night)]
+    return [set_aside(store, name, fault) for name in names if (fault := _fault(store, name))]
+
+
+def set_aside(store: Store, name: str, fault: str) -> str:
+    """Move one part out of its table, and return the message that says so."""
+    target = SET_ASIDE_FOLDER + name.removeprefix(PARTS_FOLDER)
+    store.place.move(name, target)
+    return f"{name} cannot be read ({fault}); set aside as {target}, the rest is served"
+
+
+def is_whole(store: Store, name: str) -> bool:
+    """Return whether a part begins and ends as a Parquet file does: a quick look that finds cut-off files."""
+    path = store.place.local_path(name)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+            file.seek(-4, 2)
+            return head == file.read(4) == b"PAR1" and file.tell() > 8
+    except OSError:
+        return False
+
+
+def with_versions(content: pa.Table, versions: Mapping[str, object]) -> pa.Table:
+    """Return the table with versions in what becomes its file's metadata."""
+    return content.replace_schema_metadata({name: str(value) for name, value in versions.items()})
+
+
+def _versions_of(audits: Sequence[Row]) -> dict[str, int]:
+    names = ("read_version", "method_version")
+    return {name: max(row[name] for row in audits) for name in names if audits and all(name in row for row in audits)}
+
+
+def _merged_nights(store: Store) -> set[date]:
+    return {night_of(name) for name in store.place.names(NIGHTS_FOLDER) if name.endswith("/merged.json")}
+
+
+def _is_live(name: str, merged: Merged) -> bool:
+    return name in merged.live if _is_merged(name) else name not in merged.replaced
+
+
+def _is_merged(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(MERGED_PREFIX)
+
+
+def _rows_of(store: Store, name: str, audit_id: str, schema: pa.Schema) -> pa.Table:
+    """Return one run's rows of a part; columns that the part lacks are null."""
+    with pq.ParquetFile(store.place.local_path(name)) as part:
+        rows = part.read(columns=list({*schema.names, "audit_id"}.intersection(part.schema_arrow.names)))
+    return with_all_columns(rows.filter(pc.field("audit_id") == audit_id), schema)
+
+
+def _fault(store: Store, name: str) -> str | None:
+    """Return why a part cannot be read to its end, or None where it can."""
+    try:
+        with pq.ParquetFile(store.place.local_path(name)) as part:
+            for _ in part.iter_batches():
+                pass
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return _in_a_line(error)
+    return None
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,89 @@
+"""Open a store, and how its files are named."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from storage.errors import StoreError
+from storage.place import LocalPlace
+
+SNAPSHOT = "audit.duckdb"
+PARTS_FOLDER = "parts"
+NIGHTS_FOLDER = "nights"
+SET_ASIDE_FOLDER = "parts/_set_aside"
+LEASE = "lease.json"
+MERGED_PREFIX = "merged-"  # an audit_id cannot begin so
+
+_AUDIT_ID = re.compile(r"(?!merged-)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store at one place; cheap to make and to pickle, and nothing is created before the first write."""
+
+    place: LocalPlace
+
+    @property
+    def location(self) -> Path:
+        """The store's folder."""
+        return self.place.root
+
+
+def open_store(location: str | Path) -> Store:
+    """Return the store at location, a folder that need not exist yet.
+
+    Raises:
+        StoreError: location is a file, or an address that is no local folder.
+    """
+    text = str(location)
+    if "://" in text:
+        raise StoreError(f"{text}: only local folders can hold a store so far; name a folder")
+    root = Path(text).expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"{root}: a store is a folder, and this is a file; name a folder or move the file away")
+    return Store(LocalPlace(root))
+
+
+def night_folder(table: str, night: date) -> str:
+    """Return the folder of a table's parts of one night."""
+    return f"{PARTS_FOLDER}/{table}/night={night.isoformat()}"
+
+
+def part_name(table: str, night: date, audit_id: str, batch: int) -> str:
+    """Return the name of the part that a batch of an audit writes for a table.
+
+    Raises:
+        StoreError: audit_id or batch cannot be part of a file's name.
+    """
+    if not _AUDIT_ID.fullmatch(audit_id) or batch < 0:
+        raise StoreError(
+            f"audit_id {audit_id!r}, batch {batch}: a part's name takes letters, digits, '_', '.' and '-' "
+            "(not beginning with 'merged-') and a batch from 0"
+        )
+    return f"{night_folder(table, night)}/{audit_id}-{batch}.parquet"
+
+
+def batch_of(name: str, audit_id: str) -> int | None:
+    """Return the batch whose part has this name, or None where it is no part of this audit."""
+    match = re.fullmatch(rf"{re.escape(audit_id)}-(\d+)\.parquet", name.rpartition("/")[2])
+    return int(match[1]) if match else None
+
+
+def night_file(night: date, name: str) -> str:
+    """Return the name of one of a night's own files: its plan, its marker, its record of merged parts."""
+    return f"{NIGHTS_FOLDER}/{night.isoformat()}/{name}"
+
+
+def night_of(name: str) -> date:
+    """Return the night in the name of a part or of a night's own file.
+
+    Raises:
+        StoreError: the name holds no date.
+    """
+    match = re.search(r"/(?:night=)?(\d{4}-\d\d-\d\d)/", name)
+    if not match:
+        raise StoreError(f"{name}: no night (YYYY-MM-DD) in this name; move the file out of the store")
+    return date.fromisoformat(match[1])
