@@ -1,0 +1,1 @@
+"""What runs the audit: settings, and the demo's Hub."""
