@@ -1,0 +1,161 @@
+"""The Prefect API that a flow on one machine talks to: the one that is named, or a server of its own.
+
+Prefect's own embedded server outlives a flow that is killed. This one is a child that holds the read end of a pipe
+and ends itself when the pipe closes, which the operating system sees to however the parent dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+STARTUP_S = 120  # the first start creates Prefect's database, which takes 15 s on an idle machine
+STOP_S = 10
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what fails is told once, by us
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+}
+
+
+class EngineError(RuntimeError):
+    """The Prefect server did not start."""
+
+
+@contextmanager
+def prefect_api() -> Iterator[str]:
+    """Yield the URL of the Prefect API that flows started inside the block use.
+
+    PREFECT_API_URL (or the active Prefect profile) names a standing server; otherwise one is started on loopback and
+    stopped at the end. Prefect is imported here for the first time, so that its settings see the environment set above.
+
+    Raises:
+        EngineError: the server was not ready within STARTUP_S.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if named := PREFECT_API_URL.value():
+        yield named
+        return
+    with _own_server() as url, temporary_settings({PREFECT_API_URL: url}):
+        try:
+            yield url
+        finally:
+            _send_what_waits()
+
+
+async def close_dead_runs() -> int:
+    """Mark as crashed what Prefect believes to be running under the name of the run that calls; return how many.
+
+    To be called by the holder of the store's lease: nobody else works on that store, so such a run was killed.
+    """
+    from prefect import get_client, runtime
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    running = filters.FlowRunFilter(
+        name=filters.FlowRunFilterName(any_=[str(runtime.flow_run.name)]),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.RUNNING])),
+    )
+    async with get_client() as client:
+        found = await client.read_flow_runs(flow_run_filter=running)
+        dead = [run.id for run in found if str(run.id) != str(runtime.flow_run.id)]
+        for run_id in dead:
+            await client.set_flow_run_state(run_id, Crashed(message="killed; the next run went on"), force=True)
+    return len(dead)
+
+
+@contextmanager
+def _own_server() -> Iterator[str]:
+    environment = {**os.environ, "PREFECT_SERVER_UI_ENABLED": "false"}
+    command = [sys.executable, "-m", "flows.engine"]
+    with tempfile.TemporaryFile() as errors:
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
+        )
+        try:
+            assert server.stdout is not None
+            port = server.stdout.readline().strip().decode()
+            url = f"http://127.0.0.1:{port}/api"
+            _await_health(url, server, errors)
+            yield url
+        finally:
+            _stop(server)
+
+
+def _send_what_waits() -> None:
+    """Let Prefect's background threads hand in what they hold; after the server's end they would retry for minutes."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        logging.getLogger(worker.__name__).setLevel(logging.ERROR)  # that it is still at it is no news
+        worker.drain_all(timeout=STOP_S, at_exit=False)
+
+
+def _await_health(url: str, server: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+    deadline = time.monotonic() + STARTUP_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    how = f"it ended with status {server.returncode}" if server.poll() is not None else f"no answer in {STARTUP_S} s"
+    errors.seek(0)
+    said = [line for line in errors.read().decode(errors="replace").splitlines() if "Error" in line]
+    raise EngineError(
+        f"the Prefect server did not start: {how}{f' ({said[-1].strip()})' if said else ''};"
+        " see that PREFECT_HOME can be written, or name a server that runs with PREFECT_API_URL"
+    )
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.close()
+    server.stdout.close()
+    try:
+        server.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _serve() -> None:
+    """Serve Prefect's API on a free loopback port, named on stdout, until stdin closes."""
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    config = uvicorn.Config(create_app(ephemeral=True, final=True), log_level="error", lifespan="on")
+    server = uvicorn.Server(config)
+    threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+    server.run(sockets=[listener])
+
+
+def _end_with_parent(server: object) -> None:
+    os.read(0, 1)  # not sys.stdin, whose lock an ending interpreter waits for
+    server.should_exit = True  # type: ignore[attr-defined]
+    time.sleep(STOP_S / 2)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,114 @@
+"""Run a night on this machine, with a Prefect server and, for the demo, a Hub of its own; tell how it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from flows import output
+from flows.engine import prefect_api
+from flows.settings import DEMO, NightlySettings
+
+DEMO_CACHE = Path(".cache/demo-models")
+LEADERBOARD_ROWS = 50
+
+
+def run(settings: NightlySettings) -> bool:
+    """Run one night; return whether it was published.
+
+    Raises:
+        StoreError: another night holds the store, or it cannot be written.
+        AuditError: the Hub's listing cannot be had.
+        SettingsError: a file that the settings name cannot be used.
+    """
+    with _hub(settings) as settings, prefect_api(), _narrated():
+        state = asyncio.run(_nightly(settings))
+    result: Any = asyncio.run(state.aresult(raise_on_failure=False))
+    if isinstance(result, BaseException):
+        raise result
+    _report(settings, result, state.message if state.is_failed() else None)
+    return not state.is_failed()
+
+
+async def _nightly(settings: NightlySettings) -> Any:
+    from flows.audit import nightly
+
+    return await nightly(settings, return_state=True)
+
+
+@contextmanager
+def _hub(settings: NightlySettings) -> Iterator[NightlySettings]:
+    """Yield settings with a real endpoint: for the demo, that of a stand-in Hub which runs inside the block."""
+    if settings.endpoint != DEMO:
+        yield settings
+        return
+    from deployments.demo.models import DEMO_TOKEN, build_models, demo_faults, demo_repos
+    from deployments.demo.standin import StandIn, Switches
+
+    with output.messages().status("building the demo's models, once"):
+        build_models(DEMO_CACHE)
+    os.environ["HF_TOKEN"] = DEMO_TOKEN
+    with StandIn(demo_repos(DEMO_CACHE), token=DEMO_TOKEN, switches=Switches(faults=demo_faults())) as hub:
+        yield settings.model_copy(update={"endpoint": hub.endpoint, "store": settings.store_location})
+        logging.getLogger("uvicorn.error").disabled = True  # Prefect has set it up to tell of every server's end
+
+
+@contextmanager
+def _narrated() -> Iterator[None]:
+    """Show the night's log as it comes: a bar on a terminal, lines elsewhere."""
+    console = output.messages()
+    columns = (TextColumn("audited"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        handler = _Narrator(progress, console)
+        log = logging.getLogger("normaudit")
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False  # Prefect's own handler would tell it a second time
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+
+
+class _Narrator(logging.Handler):
+    """Turns log records into a bar (those that count models) and lines (all others)."""
+
+    def __init__(self, progress: Progress, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._progress = progress
+        self._console = console
+        self._bar = progress.add_task("audited", total=None)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        if planned := getattr(record, "planned", None):
+            self._progress.update(self._bar, total=planned)
+        if audited := getattr(record, "audited", None):
+            self._progress.advance(self._bar, audited)
+        else:
+            self._console.print(f"normaudit: {record.getMessage()}", markup=False)
+
+
+def _report(settings: NightlySettings, summary: dict[str, Any], held: str | None) -> None:
+    """Print the leaderboard, the night's figures and where the rest lies."""
+    from flows import query
+
+    store = Path(settings.store_location)
+    with query.open_reader(settings.store_location) as database:
+        output.print_ranking(query.ranking(database, "downloads", None, LEADERBOARD_ROWS))
+        print(query.coverage_line(database))
+    print()
+    print(query.night_line(summary))
+    if held:
+        print(f"Not published: {held}.")
+    print(f"Site      {store / 'site' / 'index.html'}")
+    print(f'Database  {store / "audit.duckdb"}   ask it: normaudit sql --store {store} "from latest"')
+    print(f"Parts     {store / 'parts'}   Parquet, one folder per table and night")

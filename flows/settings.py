@@ -1,0 +1,172 @@
+"""Every knob of the nightly audit: one frozen model, read from TOML; a wrong key or value is refused with its line.
+
+Precedence: what the command line gives, then the file, then the defaults below. `HF_TOKEN` and `HF_ENDPOINT` mean
+    what they mean to huggingface_hub; a token never stands in a settings file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+HUB = "https://huggingface.co"
+DEMO = "demo"  # as an endpoint: the stand-in Hub that ships with the project, on loopback
+DEFAULT_CONFIG = Path("deployments/nightly.toml")
+STORE_VARIABLE = "NORMAUDIT_STORE"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+RepoId = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$", max_length=256)]
+OptOut = Annotated[str, Field(pattern=r"^[\w.*?-]+(/[\w.*?-]+)?$", max_length=256)]
+
+
+class SettingsError(ValueError):
+    """A settings file that cannot be used; the message names file, line, key, what was given and what would do."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Frozen):
+    """Some of the Hub's models: a ranking with filters, an author's, a list, or a file with one repo a line."""
+
+    top: int | None = Field(None, ge=1, description="so many models, in the order of `sort`; absent: all that match")
+    sort: Literal["downloads", "likes", "created_at", "last_modified", "trending_score"] = "downloads"
+    filters: tuple[str, ...] = Field(
+        (), description="tags that a model must have, such as safetensors or text-generation"
+    )
+    author: str | None = Field(None, description="user or organisation")
+    search: str | None = Field(None, description="text that the repo's name must contain")
+    repos: tuple[RepoId, ...] = Field((), description="explicit repos: org/name or org/name@revision")
+    file: Path | None = Field(None, description="a text file with one repo a line; # begins a comment")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Source:
+        listed = self.top is not None or self.author is not None or self.search is not None or bool(self.filters)
+        if listed + bool(self.repos) + (self.file is not None) != 1:
+            raise ValueError("a source is either a query (top, filters, author, search), or repos, or file")
+        return self
+
+
+class Limits(_Frozen):
+    """Where a night, a batch and a model stop."""
+
+    models: int = Field(1_000_000, ge=1, description="models a night")
+    requests: int = Field(1_000_000, ge=1, description="requests to the Hub a night; what is left waits for the next")
+    bytes: int = Field(200_000_000_000, ge=1, description="bytes read a night")
+    model_bytes: int = Field(64_000_000, ge=100_000, description="bytes read of one model; beyond it is too_large")
+    concurrency: int = Field(64, ge=1, le=1024, description="models in flight")
+    batch_models: int = Field(500, ge=1, le=10_000, description="models a Prefect task, and a part of each table")
+    timeout_s: float = Field(30, gt=0, le=600, description="seconds without an answer until a request is given up")
+    retries: int = Field(4, ge=0, le=20, description="further tries after a transient fault")
+    workers: int = Field(1, ge=1, le=1000, description="processes that share the token's rate limit")
+
+
+class Gate(_Frozen):
+    """When a night is not published."""
+
+    max_failed_fraction: Fraction = Field(0.05, description="share of status `failed` among the night's audits")
+    min_models: int = Field(
+        20, ge=1, description="with fewer audits than this the share says nothing, and is not judged"
+    )
+
+
+class NightlySettings(_Frozen):
+    """The nightly audit's settings."""
+
+    endpoint: str = Field(HUB, pattern=r"^(https?://[^\s]+|demo)$", description='the Hub\'s URL, or "demo"')
+    contact: str = Field("", max_length=200, description="e-mail address or URL, sent to the Hub in the User-Agent")
+    store: str | None = Field(None, description="folder of the results; absent: store, or demo-store for the demo")
+    norms: Literal["final", "all"] = Field("final", description="whose scales are read")
+    dead_tau: float = Field(1e-4, gt=0, lt=1, description="near-dead: |γ| ≤ dead_tau · rms(γ)")
+    sources: tuple[Source, ...] = Field(min_length=1)
+    opt_out: tuple[OptOut, ...] = Field((), description="repos never audited: org/name, or a pattern such as org/*")
+    limits: Limits = Limits()
+    gate: Gate = Gate()
+
+    @property
+    def store_location(self) -> str:
+        """Where the results go."""
+        return self.store or (DEMO_STORE if self.endpoint == DEMO else STORE)
+
+    @property
+    def hub_url(self) -> str | None:
+        """Where a repo's page is, for links; None where the Hub has no pages for people."""
+        return self.endpoint.rstrip("/") if self.endpoint.startswith("https://") else None
+
+
+STORE = "store"
+DEMO_STORE = "demo-store"
+
+
+def load_settings(path: Path, **overrides: Any) -> NightlySettings:
+    """Return the settings of a TOML file, with overrides in place of its top-level keys.
+
+    `HF_ENDPOINT` stands in for the Hub's own address where the file names that.
+
+    Raises:
+        SettingsError: the file cannot be read, is no TOML, or holds a wrong key or value.
+    """
+    try:
+        text = path.read_text()
+        values = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    if values.get("endpoint", HUB) == HUB and os.environ.get("HF_ENDPOINT"):
+        values["endpoint"] = os.environ["HF_ENDPOINT"]
+    try:
+        return NightlySettings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_complaints(error, path, text))) from error
+
+
+def default_store() -> str:
+    """Return the store that a reading command uses when none is named: $NORMAUDIT_STORE, ./store, or the demo's."""
+    named = os.environ.get(STORE_VARIABLE)
+    if named:
+        return named
+    return DEMO_STORE if Path(DEMO_STORE).is_dir() and not Path(STORE).is_dir() else STORE
+
+
+def _complaints(error: ValidationError, path: Path, text: str) -> Iterator[str]:
+    for fault in error.errors():
+        line = _line_of(text, fault["loc"])
+        key = ".".join(map(str, fault["loc"])) or "the file"
+        given = "" if fault["type"] == "missing" else f", given {fault['input']!r:.80}"
+        yield f"{path}{f', line {line}' if line else ''}: {key}: {_plain(fault)}{given}"
+
+
+def _plain(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "no such setting; see the comments in deployments/nightly.toml for those that exist"
+    message: str = fault["msg"]
+    return message.removeprefix("Value error, ")
+
+
+def _line_of(text: str, location: tuple[int | str, ...]) -> int | None:
+    """Return the line of the longest part of location that stands in the TOML text, or None."""
+    lines = dict(_positions(text))
+    return next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+
+
+def _positions(text: str) -> Iterator[tuple[tuple[int | str, ...], int]]:
+    """Yield (location, line number) of every table header and key that begins a line."""
+    table: tuple[int | str, ...] = ()
+    counts: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*(\[\[?)\s*([\w.-]+)\s*\]", line):
+            name = header[2]
+            counts[name] = counts.get(name, -1) + 1
+            table = (*name.split("."), counts[name]) if header[1] == "[[" else tuple(name.split("."))
+            yield table, number
+        elif key := re.match(r"\s*\"?([\w-]+)\"?\s*=", line):
+            yield (*table, key[1]), number

@@ -1,0 +1,53 @@
+"""Every Prefect task, on one page: its policy above, one call below.
+
+What a task has done is told by the store, not by Prefect: nothing is cached or persisted, and each body may be run
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from storage.database import BuildReport, build
+from storage.merge import MergeReport
+from storage.store import open_store
+from tasks import night as stages
+from tasks.batch import Budget
+from tasks.night import BatchReport, Crawl, Night
+from tasks.publishing import publish
+
+
+@task(name="list and plan", retries=2, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False)
+async def plan_night(night: Night, crawl: Crawl) -> None:
+    """List the Hub and plan what the store has no answer for."""
+    await asyncio.to_thread(stages.plan_night, night, crawl)
+
+
+@task(name="audit batch", task_run_name="audit batch {batch}", cache_policy=NO_CACHE, persist_result=False)
+async def audit_batch(night: Night, crawl: Crawl, batch: int, budget: Budget) -> BatchReport:
+    """Audit the models of one batch and write its parts."""
+    return await stages.audit_batch(night, crawl, batch, budget)
+
+
+@task(name="rebuild database", cache_policy=NO_CACHE, persist_result=False)
+async def rebuild(night: Night) -> BuildReport:
+    """Build the DuckDB snapshot from all parts."""
+    return await asyncio.to_thread(build, open_store(night.store))
+
+
+@task(name="publish", cache_policy=NO_CACHE, persist_result=False)
+async def publish_site(night: Night, hub_url: str | None) -> Path:
+    """Write the leaderboard as a site."""
+    return await asyncio.to_thread(publish, night.store, datetime.now(UTC), hub_url)
+
+
+@task(name="end of night", cache_policy=NO_CACHE, persist_result=False)
+async def end_night(night: Night, summary: dict[str, Any]) -> MergeReport:
+    """Mark the night as finished, then merge its parts to a few files."""
+    return await asyncio.to_thread(stages.end_night, night, summary)

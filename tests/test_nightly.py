@@ -1,0 +1,202 @@
+"""Whole nights through the command, with Prefect: faults, the gate, kill -9, and two at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deployments.demo.standin import Fault, StandIn
+from storage.database import build, open_database
+from storage.store import open_store
+from tests.checkpoints import GPT2_CONFIG, gpt2, raw_file, safetensors_file
+from tests.test_stages import repo, repos
+
+pytestmark = pytest.mark.prefect
+
+SETTINGS = """
+[[sources]]
+top = 1000
+[limits]
+batch_models = 5
+concurrency = 4
+retries = 1
+timeout_s = 5
+[gate]
+min_models = 10
+"""
+NIGHT_S = 120  # far more than a night takes; reached only when something hangs
+
+
+@pytest.fixture
+def night(tmp_path, own_home):
+    """Return a function that starts a night against a Hub, in a process of its own."""
+    config = tmp_path / "nightly.toml"
+    config.write_text(SETTINGS)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(hub: StandIn, store: Path, config: Path = config) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "flows.cli", "nightly", "--config", str(config), "--endpoint", hub.endpoint]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen([*command, "--store", str(store)], text=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finished(process):
+    """Wait for the night's end; return its exit status and what it printed."""
+    out, err = process.communicate(timeout=NIGHT_S)
+    return process.returncode, out, err
+
+
+def rows(store, columns="repo_id, sha, status, norm_kind, final_tensor"):
+    with open_database(open_store(store)) as database:
+        audits = database.execute(f"SELECT {columns} FROM audits ORDER BY ALL").fetchall()
+        kernels = database.execute("SELECT repo_id, gamma, participation_ratio FROM kernels ORDER BY ALL").fetchall()
+        norms = database.execute("SELECT repo_id, module, kind, confidence FROM norms ORDER BY ALL").fetchall()
+        return audits, kernels, norms
+
+
+def children_of(pid):
+    """Return the command lines of the living processes that pid has started."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found[int(stat.parent.name)] = stat.with_name("cmdline").read_text()
+        except (OSError, ProcessLookupError):
+            continue
+    return found
+
+
+def test_each_fault_costs_one_model_and_the_night_goes_on(night, tmp_path):
+    faults = ["range_ignored", "short_206", "wrong_content_range", "commit_moved", "reset", "http_503", "deleted"]
+    bad = {
+        "org/corrupt-header": raw_file(b"{]"),
+        "org/truncated": safetensors_file(gpt2())[:-7],
+        "org/web-page": b"<!DOCTYPE html><html></html>",
+    }
+    stock = [
+        *repos(4),
+        *(repo(f"org/{fault.replace('_', '-')}", gpt2(dim=128, layers=4), GPT2_CONFIG) for fault in faults),
+        *(repo(name, gpt2(), GPT2_CONFIG) for name in bad),
+        repo("org/gated", gpt2(), GPT2_CONFIG, gated="manual"),
+        repo("org/disabled", gpt2(), GPT2_CONFIG, disabled=True),
+        repo("org/once-503", gpt2(), GPT2_CONFIG),
+        repo("org/once-429", gpt2(), GPT2_CONFIG),
+    ]
+    for found in stock:
+        if found.repo_id in bad:
+            found.files["model.safetensors"] = type(found.files["model.safetensors"])(bad[found.repo_id])
+    with StandIn(stock) as hub:
+        hub.switches.faults += [Fault(fault, repo_id=f"org/{fault.replace('_', '-')}") for fault in faults]
+        hub.switches.faults += [Fault("http_503", repo_id="org/once-503", times=1)]
+        hub.switches.faults += [Fault("hub_429", repo_id="org/once-429", times=1)]
+        status, out, err = finished(night(hub, tmp_path / "store"))
+        assert status == 1, err  # the gate holds: more than one in twenty failed
+        with open_database(open_store(tmp_path / "store")) as database:
+            found = dict(database.execute("SELECT repo_id, status FROM audits").fetchall())
+            reasons = dict(database.execute("SELECT repo_id, reason FROM audits WHERE reason IS NOT NULL").fetchall())
+    assert {name for name, status in found.items() if status == "ok"} >= {
+        *(f"org/{kind}" for kind in ("llama-0", "gpt2-1", "llama-2", "gpt2-3", "once-503", "once-429"))
+    }
+    assert {name: found[name] for name in ("org/gated", "org/disabled", "org/deleted")} == {
+        "org/gated": "gated",
+        "org/disabled": "disabled",
+        "org/deleted": "not_found",
+    }
+    assert {found[name] for name in bad} == {"bad_file"}
+    assert {
+        found[f"org/{name}"] for name in ("short-206", "wrong-content-range", "commit-moved", "reset", "http-503")
+    } <= {
+        "failed",
+        "bad_file",
+    }
+    for name, reason in reasons.items():
+        assert name in reason or "listing" in reason, (name, reason)
+    assert "audits failed" in out
+    assert not (tmp_path / "store" / "site").exists()
+    assert (tmp_path / "store" / "audit.duckdb").exists()
+
+
+def test_a_night_publishes_and_a_second_one_makes_no_range_request(night, tmp_path):
+    with StandIn(repos()) as hub:
+        status, out, err = finished(night(hub, tmp_path / "store"))
+        assert status == 0, err
+        assert "org/gpt2-1" in out
+        assert "org/gpt2-1" in (tmp_path / "store" / "site" / "index.html").read_text()
+        hub.clear()
+        status, out, _ = finished(night(hub, tmp_path / "store"))
+        assert status == 0
+        assert [request.path for request in hub.requests] == ["/api/models"]
+        assert "6 unchanged" in out
+
+
+def test_killed_at_any_point_and_run_again_it_ends_with_the_same_rows(night, tmp_path):
+    with StandIn(repos(30)) as hub:
+        hub.switches.latency_s = 0.05
+        assert finished(night(hub, tmp_path / "undisturbed"))[0] == 0
+        store = tmp_path / "store"
+        audits = store / "parts" / "audits"
+        moments = [
+            lambda: hub.requests,  # the listing is under way
+            lambda: len(list(audits.rglob("*.parquet"))) >= 2,  # some batches are done
+            lambda: len(list(audits.rglob("*.parquet"))) >= 6,  # all are, and the database is being built
+        ]
+        for moment in moments:
+            hub.clear()
+            process = night(hub, store)
+            while not moment():
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.01)
+            children = children_of(process.pid)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            gone_by = time.monotonic() + 20
+            while any(Path(f"/proc/{pid}").exists() for pid in children):
+                assert time.monotonic() < gone_by, f"orphans: {children}"
+                time.sleep(0.1)
+        hub.clear()
+        done = {path.name for path in audits.rglob("*.parquet")}
+        assert finished(night(hub, store))[0] == 0
+        assert not [request for request in hub.requests if len(done) >= 6 and request.origin == "cdn"]
+        assert rows(store) == rows(tmp_path / "undisturbed")
+        build(open_store(store))
+        assert rows(store) == rows(tmp_path / "undisturbed")
+
+
+def test_a_second_night_on_the_same_store_refuses_and_names_the_first(night, tmp_path):
+    with StandIn(repos(30)) as hub:
+        hub.switches.latency_s = 0.3
+        first = night(hub, tmp_path / "store")
+        while not hub.requests:
+            assert first.poll() is None
+            time.sleep(0.01)
+        status, _, err = finished(night(hub, tmp_path / "store"))
+        assert status == 2
+        assert f"pid {first.pid}" in err
+        assert len(err.strip().splitlines()) == 1
+        assert finished(first)[0] == 0
+
+
+def test_a_hub_that_is_not_there_is_one_clear_error(night, tmp_path):
+    with StandIn([]) as hub:
+        gone = hub.endpoint
+    process = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "nightly", "--endpoint", gone, "--store", str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        timeout=NIGHT_S,
+        env={**os.environ},
+        check=False,
+    )
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    assert "listing" in process.stderr
