@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tasks.core.errors import shown
-from tasks.core.paths import MAX_SEGMENT_CHARS, words_of
+from tasks.core.paths import MAX_SEGMENT_CHARS, vocabulary, words_of
 from tasks.core.records import Evidence
 from tasks.core.towers import AUX, Role, role_of
 
@@ -22,6 +22,8 @@ WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
 MAX_WIDTH = 2**20  # the widest real models have 2**15
 MAX_DEPTH = 6  # nested configs of real models are at most three deep
 MAX_KEYS = 20_000  # label maps of classifiers have thousands
+# Words of keys that speak of single norms: of queries (qk_norm), of a front end (feat_extract_norm), of a head
+_OF_PARTS = AUX | vocabulary("q k qk query key feat extract")
 OF_ANOTHER_TOWER = 0.75  # share of its strength that a fact keeps for a tower that it was not said of
 _EPS = re.compile(r"(rms|layer|ln)?_?(norm)?_?(variance_)?(eps|epsilon)$")
 _RMS_KEY = re.compile(r"(use_)?rms_?norm$|(use_)?rms$")
@@ -102,7 +104,7 @@ def _scope(path: tuple[str, ...], mapping: Mapping[str, object]) -> Scope:
     facts: list[Evidence] = []
     eps = None
     for key, value in mapping.items():
-        if not isinstance(key, str) or len(key) > MAX_SEGMENT_CHARS or words_of(key) & AUX:
+        if not isinstance(key, str) or len(key) > MAX_SEGMENT_CHARS or words_of(key) & _OF_PARTS:
             continue
         lower = key.lower()
         if fact := _fact(lower, value):

@@ -13,7 +13,7 @@ ANONYMOUS_NAMES = "anonymous_names"  # names are numbers; nothing can be told fr
 LAYER_GAPS = "layer_gaps"  # norms of some layers between the first and the last are missing
 NO_NORM_TENSORS = "no_norm_tensors"  # a transformer without one: norms without affine, or folded away
 _ANONYMOUS = re.compile(r"(layers?|params?|tensors?|weights?|p)?[._]?#?[._]?[0-9]*([._](weight|bias))?")
-MAX_ANONYMOUS_CHARS = 64
+MAX_ANONYMOUS_CHARS = 64  # a longer name says something, or is garbage
 
 
 def verdicts(inventory: Inventory, norms: Sequence[Norm]) -> Iterator[str]:
@@ -32,8 +32,7 @@ def is_anonymous(inventory: Inventory) -> bool:
     """Return whether no tensor's name says what it is."""
     if inventory.norms or not inventory.others:
         return False
-    names = (pattern for pattern in inventory.others)
-    return all(len(name) <= MAX_ANONYMOUS_CHARS and _ANONYMOUS.fullmatch(name) for name in names)
+    return all(len(name) <= MAX_ANONYMOUS_CHARS and _ANONYMOUS.fullmatch(name) for name in inventory.others)
 
 
 def _has_gaps(norms: Sequence[Norm]) -> bool:

@@ -1,7 +1,6 @@
 """Finding the measured norm that a checkpoint's module path names.
 
-Paths are compared as patterns with each index as {i}, from their ends: checkpoints gain and lose containers at the
-front.
+Paths are compared as patterns with each index as {i}, from their ends: checkpoints gain and lose containers in front.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tasks.core.paths import WRAPPERS
 NEUTRAL = frozenset({"model", "transformer", "language_model", "text_model", "llm", "lm", "backbone"})
 OTHER_TOWER = re.compile(r"vi(sion|sual|deo|t)|image|img|pixel|audio|speech|clip|enc|dec|qformer|mtp|draft|head", re.I)
 MAX_COMPONENTS = 40  # the deepest module of transformers lies 14 down
-_INDEX = re.compile(r"(?<![^.])\d+(?![^.])")  # a path component of digits alone
+_INDEX = re.compile(r"(?<![^.])[0-9]+(?![^.])")  # a path component of digits alone
 
 
 def indexed(module: str) -> str:
@@ -40,8 +39,7 @@ def pattern_of(module: str) -> str:
 def nearest(known: Mapping[str, NormFacts], pattern: str, neutral: frozenset[str]) -> NormFacts | None:
     """Return the facts of the known pattern that shares the longest ending with one, where only containers differ.
 
-    Below a container of unknown meaning a norm keeps its kind, but is no final norm: the container may be another
-    tower.
+    Below a container of unknown meaning a norm keeps its kind, but is no final norm: that may be another tower.
 
     Args:
         known: facts by pattern.

@@ -1,7 +1,6 @@
 """What was measured of the norms of one model class, and the line of the registry that tells it.
 
-One line per class, absent keys having their defaults (kind layernorm, scale plain, no bias, tower text, site other,
-ran):
+One line per class. An absent key has its default: kind layernorm, scale plain, no bias, tower text, site other, ran.
 
     "GPT2Model": {"type": "gpt2", "norms": [{"at": "h.{i}.ln_1", "bias": true}, …, {"at": "ln_f", "final": true, …}]},
     "GPT2LMHeadModel": {"type": "gpt2", "body": "GPT2Model", "prefix": "transformer"},
@@ -9,11 +8,10 @@ ran):
 - `at`: a module's path with each index as {i}.
 - `final`: true for the last norm of a tower's trunk; "last_layer" where that norm is one of each layer (BERT), so that
   only the module with the highest index is the final norm.
-- `body`, `prefix`: the norms are those of another class, below a prefix; `norms` adds what lies outside of it (a
-head's). - `renamed`: [["language_model", "language_model.model"], …]: beginnings of paths, and what checkpoints may
-have instead. - `parts`: [["language_model", "text_config", "llama"], …]: a tower may be of any type, which that
-field's own model_type
-  tells; it was measured with the type that is named.
+- `body`, `prefix`: the norms are those of another class, below a prefix; `norms` adds what lies outside (a head's).
+- `renamed`: [["language_model", "language_model.model"], …]: beginnings of paths, and what checkpoints may have.
+- `parts`: [["language_model", "text_config", "llama"], …]: a tower may be of any type, which the model_type in that
+  field tells; it was measured with the type that is named.
 - `variants`: [{"field": …, "value": …, "norms": […], "gone": […]}, …]: what a value of a config's field changes.
 """
 

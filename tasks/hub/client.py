@@ -169,7 +169,7 @@ class Hub:
             job.remote.forget(found)
             if is_reused and isinstance(fault, Refused):
                 self._learned.serves_more.setdefault(origin_of(found), False)
-                raise Transient(str(fault), wait_s=None) from fault
+                raise Transient(str(fault), wait_s=0.0) from fault
             raise
         if isinstance(chunk, URL):
             raise Failed(f"{job.where}: {shown(found.host)} redirects back to the Hub; not followed")
