@@ -125,15 +125,23 @@ class Answer:
 
 @dataclass
 class Scripted:
-    """A server on loopback that gives canned answers by path, and keeps the headers it was sent."""
+    """A server on loopback that gives canned answers by path, and keeps the headers it was sent.
+
+    It closes the connection after an answer that does not name its length.
+    """
 
     answers: dict[str, Answer | Callable[[], Answer]] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    connections: int = 0
     endpoint: str = ""
 
     def answer(self, path: str) -> Answer:
         found = self.answers.get(path.partition("?")[0], Answer(404))
         return found() if callable(found) else found
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True  # a client that keeps its connection does not hold the end up
 
 
 @contextmanager
@@ -142,19 +150,27 @@ def scripted(**options: Any) -> Iterator[Scripted]:
     script = Scripted(**options)
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            script.connections += 1
+
         def do_GET(self) -> None:
             script.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
             answer = script.answer(self.path)
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
+            if "Content-Length" not in answer.headers:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(answer.body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _Server(("127.0.0.1", 0), Handler) as server:
         script.endpoint = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

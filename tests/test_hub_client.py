@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from yarl import URL
 
 from deployments.demo.catalogue import StandInRepo
 from deployments.demo.faults import KINDS
 from deployments.demo.standin import Fault, StandIn, Switches
-from tasks.core.errors import AuditError, Disabled, Failed, Gated, NotFound, Private
+from tasks.core.errors import AuditError, BadFile, Disabled, Failed, Gated, NotFound, Private
 from tasks.core.reading import Plan
 from tasks.core.records import Chunk, Fetch, Listing
 from tasks.hub import Hub, HubOptions, Learned, Meter, Pace
+from tasks.hub.answers import redirect_target
 from tests.hub_tools import DATA, TOKEN, WEIGHTS, Answer, Client, Clock, at_once, healthy, listed, read, scripted, tiny
 
 TINY = tiny()
 PRIVATE, CLOSED = tiny("acme/private", private=True), tiny("acme/closed", private=True, readable_by_token=False)
 GATED, BARRED = tiny("acme/gated", gated="manual"), tiny("acme/barred", gated="auto", readable_by_token=False)
 DISABLED = tiny("acme/disabled", disabled=True)
+ODD, ODD_PATH, COMMIT = Listing("acme/odd", "a" * 40), f"/acme/odd/resolve/{'a' * 40}/x", {"X-Repo-Commit": "a" * 40}
 HEAD, MIDDLE, TAIL = Fetch(WEIGHTS, 0, 1_000), Fetch(WEIGHTS, 100_000, 100_512), Fetch(WEIGHTS, 299_000, 300_000)
 
 
@@ -113,10 +117,8 @@ def test_a_repo_may_go_while_it_is_read(hub: StandIn, fault: str, kind: type[Aud
 def test_a_refusal_without_a_code_is_read_by_the_listing(
     status: int, facts: dict[str, object], kind: type[AuditError], says: str
 ) -> None:
-    listing = replace(Listing("acme/odd", "a" * 40), **facts)
-    answers = {f"/acme/odd/resolve/{'a' * 40}/x": Answer(status)}
-    with scripted(answers=answers) as server, pytest.raises(AuditError, match=says) as caught:
-        Client(server.endpoint).fetch(listing, Fetch("x"))
+    with scripted(answers={ODD_PATH: Answer(status)}) as server, pytest.raises(AuditError, match=says) as caught:
+        Client(server.endpoint).fetch(replace(ODD, **facts), Fetch("x"))
     assert type(caught.value) is kind
 
 
@@ -153,11 +155,10 @@ def test_a_quota_is_kept_and_not_run_into() -> None:
 
 
 def test_a_wait_of_hours_is_left_to_another_night() -> None:
-    answer = Answer(429, {"Retry-After": "86400"})
-    with scripted(answers={f"/acme/odd/resolve/{'a' * 40}/x": answer}) as server:
+    with scripted(answers={ODD_PATH: Answer(429, {"Retry-After": "86400"})}) as server:
         client = Client(server.endpoint)
         with pytest.raises(Failed, match=r"acme/odd/x: the Hub answered 429 \(tried 1 time\)"):
-            client.fetch(Listing("acme/odd", "a" * 40), Fetch("x"))
+            client.fetch(ODD, Fetch("x"))
     assert client.clock.slept == []
 
 
@@ -224,17 +225,52 @@ def test_an_address_that_expired_is_replaced_and_its_host_not_blamed(hub: StandI
         answers += yield (HEAD,)
         return [answer.data for answer in answers if isinstance(answer, Chunk)]
 
-    assert Client(hub.endpoint).follow(listed(TINY), plan()) == [DATA[299_000:], DATA[:1_000]]
+    client = Client(hub.endpoint)
+    assert client.follow(listed(TINY), plan()) == [DATA[299_000:], DATA[:1_000]]
+    assert client.clock.slept == [0.0]
     expired = [("cdn", 403), ("hub", 302), ("cdn", 206), ("cdn", 206)]
     assert asked(hub) == [("hub", 302), ("cdn", 206), ("cdn", 206), *expired]
 
 
-def test_ranges_that_the_hub_serves_itself_do_not_queue_for_an_address(hub: StandIn) -> None:
-    client = Client(hub.endpoint, TOKEN)
-    head, tail = client.follow(listed(PRIVATE), at_once(HEAD, TAIL))
-    assert isinstance(head, Chunk)
-    assert isinstance(tail, Chunk)
-    assert asked(hub) == [("hub", 206), ("hub", 206)]
+def test_ranges_that_the_hub_serves_itself_do_not_queue_for_an_address() -> None:
+    both_are_asked_for = threading.Barrier(2, timeout=10)
+
+    def at_once_or_never() -> Answer:
+        both_are_asked_for.wait()
+        return Answer(206, COMMIT | {"Content-Range": "bytes 0-0/9", "Content-Length": "1"}, b"x")
+
+    with scripted(answers={ODD_PATH: Answer(200, COMMIT, b"xxxxxxxxx")}) as hub:
+
+        def plan() -> Plan[tuple[Chunk | AuditError, ...]]:
+            first = yield (Fetch("x"),)
+            assert isinstance(first[0], Chunk)
+            hub.answers[ODD_PATH] = at_once_or_never
+            return (yield (Fetch("x", 0, 1), Fetch("x", 0, 1)))
+
+        assert Client(hub.endpoint).follow(ODD, plan()) == (Chunk(b"x", 9), Chunk(b"x", 9))
+
+
+def test_a_size_that_changes_between_answers_is_a_bad_file() -> None:
+    with scripted() as hub:
+
+        def plan() -> Plan[AuditError | Chunk]:
+            for size in (9, 8):
+                hub.answers[ODD_PATH] = Answer(206, COMMIT | {"Content-Range": f"bytes 0-0/{size}"}, b"x")
+                [answer] = yield (Fetch("x", 0, 1),)
+            return answer
+
+        error = Client(hub.endpoint, options={"retries": 0}).follow(ODD, plan())
+    assert type(error) is BadFile
+    assert "acme/odd/x: an earlier answer was of a file of 9 bytes, this answer is of a file of 8 bytes" in str(error)
+
+
+def test_an_end_that_contradicts_the_size_is_a_bad_file() -> None:
+    answer = Answer(416, COMMIT | {"X-Linked-Size": "9", "Content-Range": "bytes */5"})
+    with (
+        scripted(answers={ODD_PATH: answer}) as hub,
+        pytest.raises(BadFile, match="X-Linked-Size is 9, this answer is of"),
+    ):
+        Client(hub.endpoint).fetch(ODD, Fetch("x", 6, 9))
 
 
 # Redirects
@@ -265,20 +301,47 @@ def test_a_redirect_loop_ends(hub: StandIn) -> None:
     ],
 )
 def test_a_redirect_to_no_address_is_not_followed(location: str | None, says: str) -> None:
-    headers = {"X-Repo-Commit": "a" * 40} | ({} if location is None else {"Location": location})
-    answers = {f"/acme/odd/resolve/{'a' * 40}/x": Answer(302, headers)}
-    with scripted(answers=answers) as server, pytest.raises(Failed, match=says):
-        Client(server.endpoint).fetch(Listing("acme/odd", "a" * 40), Fetch("x"))
+    answer = Answer(302, COMMIT | ({} if location is None else {"Location": location}))
+    with scripted(answers={ODD_PATH: answer}) as server, pytest.raises(Failed, match=says):
+        Client(server.endpoint).fetch(ODD, Fetch("x"))
 
 
 def test_a_host_of_files_that_redirects_back_to_the_hub_is_not_followed() -> None:
-    path, commit = f"/acme/odd/resolve/{'a' * 40}/x", {"X-Repo-Commit": "a" * 40}
     with scripted() as hub, scripted() as cdn:
-        hub.answers[path] = Answer(302, commit | {"Location": f"{cdn.endpoint}/x"})
+        hub.answers[ODD_PATH] = Answer(302, COMMIT | {"Location": f"{cdn.endpoint}/x"})
         cdn.answers["/x"] = Answer(302, {"Location": f"{hub.endpoint}/x"})
         with pytest.raises(Failed, match="redirects back to the Hub"):
-            Client(hub.endpoint, TOKEN).fetch(Listing("acme/odd", "a" * 40), Fetch("x"))
+            Client(hub.endpoint, TOKEN).fetch(ODD, Fetch("x"))
         assert "authorization" not in cdn.requests[0][1]
+
+
+def test_a_redirect_from_https_to_http_is_not_followed() -> None:
+    with pytest.raises(Failed, match="acme/x: hub redirects from https to http at hub; not followed"):
+        redirect_target(URL("https://hub/x"), "http://hub/x", "acme/x")
+
+
+def test_a_redirect_keeps_every_character_of_a_signature() -> None:
+    location = "https://cdn/a%2Fb/%7E~?X-Amz-Date=1%3a2&Signature=a+b%2B/=__~-.&Key-Pair-Id=K"
+    assert str(redirect_target(URL("https://hub/x"), location, "acme/x")) == location
+
+
+def test_a_redirect_elsewhere_that_names_no_commit_is_not_believed() -> None:
+    with scripted() as hub, scripted() as cdn:
+        hub.answers[ODD_PATH] = Answer(302, {"Location": f"{cdn.endpoint}/x"})
+        with pytest.raises(Failed, match="the answer has no X-Repo-Commit"):
+            Client(hub.endpoint).fetch(ODD, Fetch("x"))
+        assert cdn.requests == []
+
+
+def test_redirects_and_small_errors_keep_the_connection() -> None:
+    headers = {"Location": "/cache", "Content-Length": "5"}
+    answers = {
+        ODD_PATH: Answer(307, COMMIT | headers, b"Found"),
+        "/cache": Answer(404, {"Content-Length": "7"}, b"Nothing"),
+    }
+    with scripted(answers=answers) as hub:
+        Client(hub.endpoint).follow(ODD, at_once(Fetch("x")))
+        assert (len(hub.requests), hub.connections) == (2, 1)
 
 
 # What a request carries, and what gets out
@@ -315,6 +378,18 @@ def test_no_token_and_no_signature_gets_out(hub: StandIn, fault: str, caplog: py
     assert TOKEN not in told
     assert "Signature" not in told
     assert "Expires" not in told
+
+
+def test_an_answer_that_breaks_http_does_not_show_the_signature_either() -> None:
+    with scripted() as hub, scripted() as cdn:
+        hub.answers[ODD_PATH] = Answer(302, COMMIT | {"Location": f"{cdn.endpoint}/x?Signature=secret"})
+        cdn.answers["/x"] = Answer(200, {"Content-Length": "many"})
+        with pytest.raises(
+            Failed, match=r"acme/odd/x: 127\.0\.0\.1 gave no whole answer: ClientResponseError"
+        ) as caught:
+            Client(hub.endpoint).fetch(ODD, Fetch("x"))
+        assert cdn.requests[0][0] == "/x?Signature=secret"
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 # Describing one repo

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 
+import orjson
 import pytest
 from huggingface_hub import close_session
 from hypothesis import given
@@ -220,7 +222,7 @@ KEYS = "sha siblings config author createdAt lastModified downloads likes librar
 def test_any_entry_becomes_a_listing_whose_text_can_be_stored(facts: dict[str, object], sibling: object) -> None:
     found = listing_of({"id": "acme/a", "siblings": [sibling, {"rfilename": sibling}]} | facts)
     assert found is not None
-    repr(found).encode()
+    orjson.dumps(asdict(found))
 
 
 @given(json_values)

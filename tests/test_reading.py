@@ -114,6 +114,15 @@ def test_scales_of_every_float_type_are_read(dtype):
     assert main_norm(reading).gamma.tolist() == [0.5] * 8
 
 
+def test_a_final_norm_without_affine_has_the_streams_width_and_a_uniform_direction():
+    tensors = {name: values for name, values in llama(dim=16).items() if "norm" not in name}
+    reading, rounds = follow({"model.safetensors": safetensors_file(tensors)}, {"model_type": "olmo", "hidden_act": "x"})
+    main = main_norm(reading)
+    assert (main.norm.scale_tensor, main.norm.parameterisation, main.norm.dim) == (None, None, 16)
+    assert main.gamma.tolist() == [1.0] * 16
+    assert main.kernel.participation_ratio == pytest.approx(16)
+
+
 def test_zero_scales_are_dead_and_degenerate():
     gamma = np.array([0, 0, 1, 1, 1, 1, 1, 1.0])
     reading, _ = follow({"model.safetensors": safetensors_file(gpt2(weight=gamma))}, GPT2_CONFIG)

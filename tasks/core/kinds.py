@@ -124,7 +124,7 @@ def _norm(place: NormPlace, verdict: _Verdict, width: int | None) -> Norm:
         scale_tensor=place.scale_tensor,
         bias_tensor=place.bias_tensor,
         file=place.file,
-        dim=place.dim if place.scale_tensor else width,
+        dim=place.dim or (None if place.scale_tensor else width),
         dtype=place.dtype,
         eps=verdict.eps,
         evidence=evidence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class NormPlace:
         is_final: it is the last norm of its tower's trunk.
         is_main: it is the final norm of the main tower.
         final: how it is known to be final; None where it is not.
-        dim: length of the scale, None where no shape is known.
+        dim: length of the scale, or of what it would be; None where no shape is known.
     """
 
     module: str
@@ -151,10 +152,17 @@ def _blank(tower: Tower, found: Survey) -> NormPlace:
         is_final=True,
         is_main=tower is found.main,
         final=_evidence(found.finals[tower]),
-        dim=None,
+        dim=_stream_width(tower, found),
         dtype=None,
         file=None,
     )
+
+
+def _stream_width(tower: Tower, found: Survey) -> int | None:
+    """Return the length that most matrices of a tower's blocks share: they read the stream, or write to it."""
+    shapes = (found.inventory.others[pattern][0].shape for pattern in found.layout.matrices[tower])
+    lengths = Counter(length for shape in shapes if shape and len(shape) == 2 for length in {*shape})
+    return lengths.most_common(1)[0][0] if lengths else None
 
 
 def _evidence(final: Final) -> Evidence:

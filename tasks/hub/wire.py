@@ -28,6 +28,7 @@ from tasks.hub.pace import Pace, Turn
 from tasks.hub.remote import Remote
 
 MAX_REDIRECTS = 5  # on either side; the Hub needs two: a renamed repo, then the host of files
+_OF_A_FILE = REDIRECTS | {200, 206, 416}
 _FAULTS = (aiohttp.ClientError, TimeoutError, OSError)
 
 
@@ -94,7 +95,7 @@ class Wire:
         is_pinned = not at_hub or job.remote.listing.sha is None
         for _ in range(MAX_REDIRECTS + 1):
             async with self._get(url, job, at_hub) as response:
-                if at_hub and response.status < 400:
+                if at_hub and response.status in _OF_A_FILE:
                     is_pinned |= job.remote.heed_hub(response.headers)
                 if response.status not in REDIRECTS:
                     return await self._take(response, job, at_hub, is_pinned)
