@@ -70,8 +70,13 @@ MORE_ABSENT: dict[str, Any] = {
     "mlp_layer_types": ["dense", *["sparse"] * (TINY_LAYERS - 1)],
     "clip_qkv": 8.0,
     "vocabulary_map": {"<image>": 4},
+    "vocab_size": TINY_VOCABULARY,
+    "pad_token_id": 0,
+    "mask_token_id": 1,
+    "head_dim": HEAD_DIM.fixed,
 }
-UNDECLARED = {"rope_theta": 10_000.0}  # read from a config that declares no such field
+# read from configs that declare no such field
+UNDECLARED: dict[str, Any] = {"rope_theta": 10_000.0, "out_indices": [1, 2, 3, 4]}
 # filled by the class from other fields, or the same under another name
 DERIVED = frozenset({"stage_names", "out_features", "out_indices", "architectures", "model_type", "num_labels"})
 
@@ -106,12 +111,28 @@ def default_config(config_class: Any) -> Any:
     return config_class(**given)
 
 
+def stand_in_for_timm() -> None:
+    """Let models be built around vision towers from timm, which is another library: those towers are then empty."""
+    from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    class Empty(PreTrainedModel):
+        """A tower of which nothing is known."""
+
+        main_input_name = "pixel_values"
+
+    for model_type, name in MODEL_MAPPING_NAMES.items():
+        if name == "TimmWrapperModel":
+            Empty.config_class = CONFIG_MAPPING[model_type]
+            AutoModel.register(CONFIG_MAPPING[model_type], Empty, exist_ok=True)
+
+
 def _without_timm(config: Any) -> Any:
     """Return a config whose backbones from timm, which is another library, are ResNets of transformers."""
     from transformers import ResNetConfig
 
     for name, value in vars(config).items():
-        if str(getattr(value, "model_type", "")).startswith("timm"):
+        if getattr(value, "model_type", None) == "timm_backbone":
             count = len(getattr(value, "out_indices", None) or [4])
             stages = [f"stage{number}" for number in range(5 - count, 5)]
             setattr(config, name, ResNetConfig(out_features=stages))
@@ -135,7 +156,7 @@ def _shrunk(config: Any, recipe: Recipe) -> Any:
     if indices := getattr(config, "out_indices", None):  # as many of the layers that are left
         shallower = layer_count > TINY_LAYERS and recipe != "narrow"
         values["out_indices"] = list(range(1, TINY_LAYERS + 1))[-len(indices) :] if shallower else list(indices)
-    return type(config)(**(UNDECLARED if recipe == "filled" else {}), **values)
+    return type(config)(**(UNDECLARED if recipe == "filled" else {}) | values)
 
 
 def _shrunk_value(name: str, value: Any, recipe: Recipe, layer_count: int) -> Any:

@@ -260,7 +260,7 @@ def _listing(row: Row) -> Listing:
 
 
 def _refused(row: Row) -> Audit:
-    return Audit(Listing(row["repo_id"], row["sha"]), Reading(row["status"], row["reason"], "unknown"))
+    return Audit(Listing(row["repo_id"], row["sha"]), Reading(row["status"], row["reason"], None))
 
 
 def _chunks(items: Iterable[Listing | Refusal], size: int) -> Iterator[list[Listing | Refusal]]:

@@ -65,4 +65,4 @@ def test_an_index_cannot_lead_out_of_the_folder(gpt2_folder):
 def test_a_file_that_is_no_safetensors_file_at_all_has_a_reason(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
     audit = audit_folder(str(tmp_path), ReadOptions())
-    assert (audit.reading.status, audit.reading.norm_kind) == ("no_safetensors", "unknown")
+    assert (audit.reading.status, audit.reading.norm_kind) == ("no_safetensors", None)

@@ -168,10 +168,15 @@ def index(**weight_map):
 
 
 def test_an_index_maps_tensors_to_shards():
-    assert parse_index(index(a="m-1.safetensors", b="sub/m-2.safetensors"), WHERE) == {
-        "a": "m-1.safetensors",
-        "b": "sub/m-2.safetensors",
-    }
+    found = parse_index(index(a="m-1.safetensors", b="sub/m-2.safetensors"), WHERE)
+    assert found.shards == {"a": "m-1.safetensors", "b": "sub/m-2.safetensors"}
+    assert found.total_bytes == 1
+
+
+@pytest.mark.parametrize("total", [None, "7", 7.5, -1, True])
+def test_a_total_that_an_index_cannot_mean_is_no_total(total):
+    data = json.dumps({"metadata": {"total_size": total}, "weight_map": {"a": "m.safetensors"}}).encode()
+    assert parse_index(data, WHERE).total_bytes is None
 
 
 @pytest.mark.parametrize(

@@ -334,14 +334,18 @@ def test_a_redirect_elsewhere_that_names_no_commit_is_not_believed() -> None:
 
 
 def test_redirects_and_small_errors_keep_the_connection() -> None:
+    def twice() -> Plan[None]:
+        yield (Fetch("x"),)
+        yield (Fetch("x"),)
+
     headers = {"Location": "/cache", "Content-Length": "5"}
     answers = {
         ODD_PATH: Answer(307, COMMIT | headers, b"Found"),
         "/cache": Answer(404, {"Content-Length": "7"}, b"Nothing"),
     }
     with scripted(answers=answers) as hub:
-        Client(hub.endpoint).follow(ODD, at_once(Fetch("x")))
-        assert (len(hub.requests), hub.connections) == (2, 1)
+        Client(hub.endpoint).follow(ODD, twice())
+        assert (len(hub.requests), hub.connections) == (4, 1)
 
 
 # What a request carries, and what gets out

@@ -16,7 +16,7 @@ import orjson
 
 from tasks.core.dtypes import BITS
 from tasks.core.errors import BadFile, TooLarge, shown
-from tasks.core.records import Header, TensorSpec
+from tasks.core.records import Header, Index, TensorSpec
 
 LENGTH_BYTES = 8  # little-endian unsigned length of the JSON that follows
 MAX_FORMAT_BYTES = 100_000_000  # the reference reader refuses longer headers
@@ -80,13 +80,14 @@ def parse_header(head: bytes, file_bytes: int, where: str) -> Header:
     return Header(tuple(specs), metadata, data_start, file_bytes)
 
 
-def parse_index(data: bytes, where: str) -> Mapping[str, str]:
-    """Return {tensor name: shard file} of a `*.safetensors.index.json`, shards relative to the index's folder.
+def parse_index(data: bytes, where: str) -> Index:
+    """Return what a `*.safetensors.index.json` says.
 
     Raises:
         BadFile: not a JSON object with a weight_map of names to safetensors files inside the index's own folder.
     """
-    weight_map = _json_object(data, where).get("weight_map")
+    content = _json_object(data, where)
+    weight_map, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadFile(f"{where}: no weight_map of tensors to shards")
     for name, shard in weight_map.items():
@@ -94,7 +95,8 @@ def parse_index(data: bytes, where: str) -> Mapping[str, str]:
             raise BadFile(
                 f"{where}: {shown(name)} is said to be in {shown(shard)!r}, which is no shard beside the index"
             )
-    return weight_map
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return Index(weight_map, total if type(total) is int and total > 0 else None)
 
 
 def parse_json_object(data: bytes, where: str) -> dict[str, Any]:

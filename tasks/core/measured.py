@@ -39,7 +39,7 @@ class NormFacts:
         has_bias: the module stores a bias.
         bias_optional: a field of the config adds or removes that bias.
         eps_field: field of the config that the epsilon came from, dotted for a nested config; None: not found.
-        tower: text, vision, audio, encoder or decoder.
+        tower: text, vision, audio, encoder, decoder, or connector (between a tower and the text).
         is_final: the last norm of its tower's trunk, before any head.
         is_main: the final norm whose output a user of the model reads; at most one per architecture.
         last_layer_only: is_final and is_main hold for the module with the highest index alone.

@@ -68,7 +68,7 @@ def read_checkpoint(listing: Listing, options: ReadOptions) -> Plan[Reading]:
     """
     checkpoint = select_checkpoint(listing.files)
     if checkpoint is None:
-        return Reading("no_safetensors", _formats_found(listing), "unknown", config=listing.config)
+        return Reading("no_safetensors", _formats_found(listing), None, config=listing.config)
     reader = _Reader(listing, checkpoint, options, config=listing.config)
     yield from reader.open()
     classification = yield from reader.settle()
@@ -78,7 +78,7 @@ def read_checkpoint(listing: Listing, options: ReadOptions) -> Plan[Reading]:
 
 def unreadable(error: AuditError, listing: Listing) -> Reading:
     """Return the reading of a model whose audit ended in error."""
-    return Reading(error.status, shown(error, 1_000), "unknown", config=listing.config)
+    return Reading(error.status, shown(error, 1_000), None, config=listing.config)
 
 
 @dataclass(slots=True)
@@ -94,6 +94,7 @@ class _Reader:
     headers: dict[str, Header] = field(default_factory=dict)
     pieces: dict[str, dict[ByteRange, bytes]] = field(default_factory=dict)
     weights_sha256: str | None = None
+    total_bytes: int | None = None  # of all shards, where only an index has told
     planned_bytes: int = 0
 
     def where(self, path: str) -> str:
@@ -107,8 +108,9 @@ class _Reader:
             return
         [answer] = yield (Fetch(self.checkpoint.index),)
         index = parse_index(_needed(answer).data, self.where(self.checkpoint.index))
-        paths = {shard: self.checkpoint.folder + shard for shard in set(index.values())}
-        self.tensors = {name: Tensor(name, paths[shard]) for name, shard in index.items()}
+        paths = {shard: self.checkpoint.folder + shard for shard in set(index.shards.values())}
+        self.tensors = {name: Tensor(name, paths[shard]) for name, shard in index.shards.items()}
+        self.total_bytes = index.total_bytes
 
     def settle(self) -> Plan[Classification]:
         """Classify; then fetch what the answer still hangs on, config and shard headers, until it stands."""
@@ -252,7 +254,7 @@ class _Reader:
         files = {tensor.file for tensor in self.tensors.values()}
         if files <= self.headers.keys():
             return sum(header.file_bytes for header in self.headers.values())
-        return self.checkpoint.size_bytes
+        return self.checkpoint.size_bytes or self.total_bytes
 
     def _why_no_final(self, found: Classification) -> str:
         if found.norms:

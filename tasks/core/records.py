@@ -107,6 +107,19 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
+class Index:
+    """The index of a sharded checkpoint.
+
+    Attributes:
+        shards: {tensor name: file}, files relative to the index's folder.
+        total_bytes: of the tensors together, as the index claims; None where it does not.
+    """
+
+    shards: Mapping[str, str]
+    total_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """What a checkpoint says of one tensor; dtype and shape are None where only an index has named it so far."""
 
@@ -207,7 +220,7 @@ class Reading:
 
     status: Status
     reason: str | None
-    norm_kind: Kind
+    norm_kind: Kind | None  # of the main final norm; None where nothing was read
     norms: tuple[ReadNorm, ...] = ()
     tensors: tuple[Tensor, ...] = ()
     integrity: tuple[str, ...] = ()

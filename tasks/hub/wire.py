@@ -122,7 +122,7 @@ class Wire:
                         turn.answered(response.headers, asked_wait_s(response.status, response.headers))
                     yield response
             except _FAULTS as fault:  # "from None": aiohttp's own messages may quote the signed address
-                raise Transient(f"{job.where}: {shown(url.host)} gave no whole answer: {_kind_of(fault)}") from None
+                raise Transient(f"{job.where}: {shown(url.host)} gave no whole answer: {_kind_of(fault)}") from fault
 
     async def _let_through(self, url: URL) -> Turn:
         bucket = "resolvers" if "/resolve" in url.raw_path else "api"
