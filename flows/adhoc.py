@@ -3,68 +3,128 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
+from flows.output import UsageError
 from storage.database import build
+from storage.errors import StoreError
 from storage.lease import lease_holder
 from storage.parts import write_batch
-from storage.store import open_store
+from storage.store import Store, open_store
 from tasks.core.reading import ReadOptions
 from tasks.core.records import Audit
 from tasks.core.registry import load_registry
 from tasks.core.rows import Stamp, audit_rows, listing_row, merge_rows
 from tasks.folder import audit_folder
 
-_REPO = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+# A part of a repo's name never begins with a dot: "./model" that is not there is a mistyped path, and no repo.
+_REPO = re.compile(r"(?P<repo>\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 
 
-def audits(models: Sequence[str], *, norms: Literal["final", "all"], use_registry: bool = True) -> Iterator[Audit]:
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a user named: a path here, or a repo and perhaps its revision."""
+
+    path: str | None = None
+    repo_id: str = ""
+    revision: str | None = None
+
+
+def model_named(text: str) -> Model:
+    """Return what a command line's argument names; what exists here is local.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    if not text:
+        raise UsageError("an empty MODEL; give org/name, org/name@revision, a local folder, or a .safetensors file")
+    repo = _REPO.fullmatch(text)
+    if repo is None or text.endswith(".safetensors") or Path(text).exists():
+        return Model(path=text)
+    return Model(repo_id=repo["repo"], revision=repo["revision"])
+
+
+def audits(
+    models: Sequence[Model],
+    *,
+    norms: Literal["final", "all"],
+    use_registry: bool = True,
+    weights_evidence_bytes: int = 0,
+) -> Iterator[Audit]:
     """Yield an audit of each model, in the order given.
 
     Args:
-        models: local folders and files, and repos as org/name or org/name@revision; what exists here is local.
+        models: as `model_named` gives them.
         norms: whose scales are read.
         use_registry: consult the measured facts on known architectures.
+        weights_evidence_bytes: what may be read of each model's matrices where nothing else tells a norm's kind.
+
+    Raises:
+        UsageError: HF_ENDPOINT or HF_TOKEN cannot be used.
     """
-    options = ReadOptions(norms=norms, registry=load_registry() if use_registry else None)
-    remote = [model for model in models if not _is_local(model)]
+    registry = load_registry() if use_registry else None
+    options = ReadOptions(norms=norms, registry=registry, weights_evidence_bytes=weights_evidence_bytes)
+    remote = [(model.repo_id, model.revision) for model in models if model.path is None]
     from_hub = iter(_audits_from_hub(remote, options)) if remote else iter(())
     for model in models:
-        yield audit_folder(model, options) if _is_local(model) else next(from_hub)
+        yield _audit_here(model.path, options) if model.path is not None else next(from_hub)
 
 
-def keep(done: Sequence[Audit], location: str) -> str:
+def keep(models: Sequence[Model], done: Sequence[Audit], location: str) -> str:
     """Write audits to the store, rebuild its database, and return what was done in words.
 
-    While a night holds the store, its own rebuild will take these audits in.
+    Only what the Hub says of a repo's head goes into `listings`: a revision that was asked for by name is not what the
+    Hub serves, and what it does not describe may be private. While a night holds the store, its own rebuild will take
+    these audits in.
 
     Raises:
         StoreError: the store cannot be written.
     """
     store, now = open_store(location), datetime.now(UTC)
     stamp = Stamp(f"adhoc-{now:%Y%m%dT%H%M%S}-{uuid4().hex[:8]}", now.date(), now)
-    listed = [listing_row(audit.listing, stamp.night) for audit in done if audit.cost.hub_requests]
+    heads = [
+        audit.listing
+        for model, audit in zip(models, done, strict=True)
+        if model.path is None and model.revision is None and audit.listing.sha
+    ]
+    listed = [listing_row(listing, stamp.night) for listing in heads]
     rows = merge_rows([{"listings": listed}, *(audit_rows(audit, stamp) for audit in done)])
     write_batch(store, stamp.night, stamp.audit_id, 0, rows)
+    return f"{len(done)} {'audit' if len(done) == 1 else 'audits'} written to {store.location}{_rebuilt(store)}"
+
+
+def _rebuilt(store: Store) -> str:
+    """Rebuild the database, and return what there is to be said of that."""
     holder = lease_holder(store)
-    if holder is None:
-        build(store)
-    later = f"; the night that holds it ({holder}) will take them into the database" if holder else ""
-    return f"{len(done)} audits written to {store.location}{later}"
+    if holder is not None:
+        return f"; the night that holds it ({holder}) will take them into the database"
+    try:
+        report = build(store)
+    except (StoreError, OSError) as error:
+        raise StoreError(f"the audits are written, but the database could not be rebuilt: {error}") from error
+    return "".join(f"; set aside: {message}" for message in report.set_aside)
 
 
-def _is_local(model: str) -> bool:
-    return Path(model).expanduser().exists() or not _REPO.fullmatch(model) or model.endswith(".safetensors")
+def _audit_here(path: str, options: ReadOptions) -> Audit:
+    audit = audit_folder(path, options)
+    # a path need not be UTF-8, and everything that shows or stores its name must be
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return replace(audit, listing=replace(audit.listing, repo_id=name))
 
 
-def _audits_from_hub(models: Sequence[str], options: ReadOptions) -> list[Audit]:
+def _audits_from_hub(repos: Sequence[tuple[str, str | None]], options: ReadOptions) -> list[Audit]:
     from tasks.batch import audit_repos
     from tasks.hub import options_from_environment
 
-    named = [(match["repo"], match["revision"]) for model in models if (match := _REPO.fullmatch(model))]
-    return asyncio.run(audit_repos(named, options_from_environment(), options))
+    try:
+        hub = options_from_environment()
+    except ValueError as error:
+        raise UsageError(f"HF_ENDPOINT, HF_TOKEN: {error}") from error
+    return asyncio.run(audit_repos(repos, hub, options))

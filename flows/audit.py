@@ -41,6 +41,7 @@ async def nightly(settings: NightlySettings) -> State[dict[str, Any]]:
     with hold_lease(open_store(settings.store_location), f"nightly on {socket.gethostname()}, pid {os.getpid()}"):
         await close_dead_runs()
         night = begin_night(settings.store_location, datetime.now(UTC).date())
+        await steps.renew_conclusions(night)
         if not night.is_planned:
             await steps.plan_night(night, crawl)
         budget = remaining_budget(night, settings.limits.requests, settings.limits.bytes)

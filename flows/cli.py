@@ -5,9 +5,13 @@ Only `nightly` and `demo` import Prefect, and only when they run.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.metadata import version as version_of
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -18,12 +22,11 @@ from flows.engine import EngineError
 from flows.settings import DEFAULT_CONFIG, DEMO, SettingsError, default_store, load_settings
 from storage.errors import StoreError
 from tasks.core.errors import AuditError
-from tasks.core.records import Audit
+from tasks.core.records import METHOD_VERSION, READ_VERSION, Audit
 from tasks.core.rows import audit_json
 
 app = typer.Typer(
     name="normaudit",
-    help="Audit the normalisation layers of models on the Hugging Face Hub, from a few kilobytes per model.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -31,6 +34,8 @@ app = typer.Typer(
 )
 
 ANSWERED = ("ok", "no_norms")  # with any other status `audit` exits with 1
+WRONG_USAGE = 2
+INTERRUPTED, READER_GONE = 130, 141  # what a shell reports of a program that SIGINT or SIGPIPE has ended
 
 
 class Norms(StrEnum):
@@ -62,6 +67,30 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="DIR", help="The store; default: $NORMAUDIT_STORE, ./store, or the demo's."),
 ]
+WeightsEvidenceOption = Annotated[
+    int,
+    typer.Option(
+        "--weights-evidence",
+        min=0,
+        metavar="BYTES",
+        help="Read so many bytes of each model's smallest output projections where nothing else tells a kind.",
+    ),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"normaudit {version_of('normaudit')}, read version {READ_VERSION}, method version {METHOD_VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _normaudit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the versions and exit.")
+    ] = False,
+) -> None:
+    """Audit the normalisation layers of models on the Hugging Face Hub, from a few kilobytes per model."""
 
 
 @app.command(epilog="Example: `normaudit audit openai-community/gpt2 ./my-model --norms all --json`")
@@ -75,21 +104,48 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     no_store: Annotated[bool, typer.Option("--no-store", help="Write nothing.")] = False,
     no_registry: Annotated[bool, typer.Option("--no-registry", help="Go by the general reader alone.")] = False,
+    weights_evidence: WeightsEvidenceOption = 0,
 ) -> None:
     """Audit models now: read their norm scales, tell LayerNorm from RMSNorm, extract the kernel directions."""
     from flows import adhoc
 
     with _plain_errors():
+        named = [adhoc.model_named(text) for text in models]
         done: list[Audit] = []
-        for found in adhoc.audits(models, norms=norms.value, use_registry=not no_registry):
+        audits = adhoc.audits(
+            named, norms=norms.value, use_registry=not no_registry, weights_evidence_bytes=weights_evidence
+        )
+        for found in output.awaited(audits, "auditing"):
             done.append(found)
             if json:
                 output.print_json(audit_json(found, all_norms=norms is Norms.all))
         if not json:
             output.print_audits(done, all_norms=norms is Norms.all)
         if not no_store:
-            output.messages().print(adhoc.keep(done, store or default_store()), markup=False)
+            output.say(adhoc.keep(named, done, store or default_store()))
     raise typer.Exit(0 if all(found.reading.status in ANSWERED for found in done) else 1)
+
+
+@app.command(epilog="Example: `normaudit explain openai-community/gpt2`")
+def explain(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="org/name, org/name@revision, a local folder, or a .safetensors file."),
+    ],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    no_registry: Annotated[bool, typer.Option("--no-registry", help="Go by the general reader alone.")] = False,
+    weights_evidence: WeightsEvidenceOption = 0,
+) -> None:
+    """Show the norms found, which is final and why, each piece of evidence, what would change the answer."""
+    from flows import explaining
+
+    with _plain_errors():
+        found = explaining.explained(model, use_registry=not no_registry, weights_evidence_bytes=weights_evidence)
+        if json:
+            output.print_json(explaining.as_json(found))
+        else:
+            explaining.show(found)
+    raise typer.Exit(0 if found.audit.reading.status in ANSWERED else 1)
 
 
 @app.command(epilog="Example: `normaudit nightly --config deployments/nightly.toml`")
@@ -115,16 +171,21 @@ def nightly(
 @app.command(epilog="Example: `normaudit demo`")
 def demo(store: StoreOption = None) -> None:
     """Run the nightly audit in about a minute against a small Hub on loopback, offline."""
-    nightly(DEFAULT_CONFIG, store, DEMO)
+    nightly(Path(str(files("deployments") / DEFAULT_CONFIG.name)), store, DEMO)
 
 
 @app.command(epilog='Example: `normaudit sql "select norm_kind, count(*) from latest group by all"`')
 def sql(
     query: Annotated[
-        str | None, typer.Argument(metavar="SELECT", help="One SELECT; without it a prompt opens.")
+        str | None,
+        typer.Argument(
+            metavar="SELECT", help="One SELECT; without it stdin holds it, and on a terminal a prompt opens."
+        ),
     ] = None,
     store: StoreOption = None,
-    format: Annotated[Shape, typer.Option(help="How the result is written.")] = Shape.table,
+    format: Annotated[
+        Shape | None, typer.Option(help="How the result is written; default: as FILE ends, else a table.")
+    ] = None,
     output_file: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Write there rather than to stdout.")
     ] = None,
@@ -134,38 +195,48 @@ def sql(
     `show tables` lists what there is, and the comments in duckdb_columns() tell what each column means.
     """
     from flows import query as asking
+    from flows import results
 
     with _plain_errors():
         database = asking.open_reader(store or default_store())
-        if query is None:
-            asking.prompt(database)
+        if query is None and sys.stdin.isatty() and output_file is None:
+            asking.prompt(database, format or Shape.table)
         else:
-            output.write_result(asking.select(database, query), format.value, output_file)
+            found = asking.select(database, sys.stdin.read() if query is None else query)
+            results.write_result(found, format or _shape_of(output_file), output_file)
 
 
 @app.command(epilog="Example: `normaudit leaderboard --where \"kind = 'layernorm'\" --sort participation_fraction`")
 def leaderboard(
     store: StoreOption = None,
-    sort: Annotated[str, typer.Option(help="Column to sort by; largest first.")] = "downloads",
+    sort: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Sort by it: figures largest first, text from A to Z.")
+    ] = "downloads",
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Only rows for which this holds.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="So many rows.")] = 100,
     format: Annotated[RankingShape, typer.Option(help="How the ranking is written.")] = RankingShape.table,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the site there instead.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the site there instead: every model, in all formats.")
+    ] = None,
 ) -> None:
-    """Show the ranking of models with the figures of their final norms, or write the site."""
+    """Show the ranking of models with the figures of their final norms, or write the site.
+
+    Private repos, local folders and what was never listed are not in it.
+    """
     from flows import query as asking
+    from flows import results
 
     with _plain_errors():
         database = asking.open_reader(store or default_store())
         if out:
             asking.write_site(database, out)
             return
-        output.messages().print(asking.coverage_line(database), markup=False)
+        output.say(asking.coverage_line(database))
         found = asking.ranking(database, sort, where, limit)
         if format is RankingShape.table:
-            output.print_ranking(found)
+            results.print_ranking(found)
         else:
-            output.write_result(found, format.value, None)
+            results.write_result(found, format)
 
 
 @app.command(epilog="Example: `normaudit status`")
@@ -179,7 +250,16 @@ def status(store: StoreOption = None) -> None:
 
 def main() -> None:
     """Run the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no γ is no reason to fail
     app()
+
+
+def _shape_of(file: Path | None) -> Shape:
+    """Return the shape that a file's name ends in, or a table's."""
+    ending = file.suffix.removeprefix(".") if file else ""
+    return Shape(ending) if ending in list(Shape) else Shape.table
 
 
 @contextmanager
@@ -187,11 +267,17 @@ def _plain_errors() -> Iterator[None]:
     """Turn what a user can mend into one line on stderr and exit status 2."""
     try:
         yield
-    except (StoreError, SettingsError, AuditError, EngineError, output.UsageError) as error:
-        output.messages().print(f"normaudit: {error}", style="red", markup=False)
-        raise typer.Exit(2) from error
+    except SettingsError as error:  # one line for each wrong setting
+        output.complain(str(error).splitlines())
+        raise typer.Exit(WRONG_USAGE) from error
+    except BrokenPipeError as error:
+        output.let_go_of_stdout()
+        raise typer.Exit(READER_GONE) from error
+    except (StoreError, AuditError, EngineError, output.UsageError, OSError) as error:
+        output.complain([output.one_line(error)])
+        raise typer.Exit(WRONG_USAGE) from error
     except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error
+        raise typer.Exit(INTERRUPTED) from error
 
 
 if __name__ == "__main__":

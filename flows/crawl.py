@@ -33,12 +33,22 @@ def crawl_of(settings: NightlySettings) -> Crawl:
         queries=tuple(_query(source) for source in settings.sources if _is_query(source)),
         repos=tuple(_split(repo) for source in settings.sources for repo in _repos(source)),
         opt_out=settings.opt_out,
-        read=ReadOptions(norms=settings.norms, max_model_bytes=limits.model_bytes, dead_tau=settings.dead_tau),
+        read=read_options_of(settings),
         use_registry=True,
         models=limits.models,
         concurrency=limits.concurrency,
         batch_models=limits.batch_models,
         share=1 / limits.workers,
+    )
+
+
+def read_options_of(settings: NightlySettings) -> ReadOptions:
+    """Return what to read of each model."""
+    return ReadOptions(
+        norms=settings.norms,
+        max_model_bytes=settings.limits.model_bytes,
+        dead_tau=settings.dead_tau,
+        weights_evidence_bytes=settings.limits.weights_evidence_bytes,
     )
 
 

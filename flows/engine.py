@@ -14,10 +14,11 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
 STARTUP_S = 120  # the first start creates Prefect's database, which takes 15 s on an idle machine
@@ -42,15 +43,18 @@ def prefect_api() -> Iterator[str]:
     stopped at the end. Prefect is imported here for the first time, so that its settings see the environment set above.
 
     Raises:
-        EngineError: the server was not ready within STARTUP_S.
+        EngineError: PREFECT_HOME cannot be written, or the server was not ready within STARTUP_S.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    with warnings.catch_warnings(action="ignore"):  # that PREFECT_HOME cannot be made is told below, if it matters
+        from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
     if named := PREFECT_API_URL.value():
         yield named
         return
+    _require_writable(PREFECT_HOME.value())
+    _reach_loopback_directly()
     with _own_server() as url, temporary_settings({PREFECT_API_URL: url}):
         try:
             yield url
@@ -80,19 +84,43 @@ async def close_dead_runs() -> int:
     return len(dead)
 
 
+def _require_writable(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            return
+    except OSError as error:
+        raise EngineError(
+            f"{home}: Prefect keeps its database here, and the folder cannot be written: {error.strerror};"
+            " name another with PREFECT_HOME, or a server that runs with PREFECT_API_URL"
+        ) from error
+
+
+def _reach_loopback_directly() -> None:
+    """Except loopback from a proxy that the environment names: the server there is ours."""
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
+
+
 @contextmanager
 def _own_server() -> Iterator[str]:
     environment = {**os.environ, "PREFECT_SERVER_UI_ENABLED": "false"}
     command = [sys.executable, "-m", "flows.engine"]
     with tempfile.TemporaryFile() as errors:
         server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the night, which still has something to tell the server
         )
         try:
             assert server.stdout is not None
             port = server.stdout.readline().strip().decode()
             url = f"http://127.0.0.1:{port}/api"
-            _await_health(url, server, errors)
+            if not (port and _is_healthy(url, server)):
+                raise EngineError(_failure(server, errors))
             yield url
         finally:
             _stop(server)
@@ -108,18 +136,27 @@ def _send_what_waits() -> None:
         worker.drain_all(timeout=STOP_S, at_exit=False)
 
 
-def _await_health(url: str, server: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+def _is_healthy(url: str, server: subprocess.Popen[bytes]) -> bool:
+    """Wait until the server answers, and return True; False where it ends or takes longer than STARTUP_S."""
     deadline = time.monotonic() + STARTUP_S
     while time.monotonic() < deadline and server.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
+                return True
+        except OSError:  # urllib's own errors are of this kind too
             time.sleep(0.05)
-    how = f"it ended with status {server.returncode}" if server.poll() is not None else f"no answer in {STARTUP_S} s"
+    return False
+
+
+def _failure(server: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
+    """Return in words why the server does not serve: its last line that names an error tells most."""
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(1)  # stdout closes a moment before the process ends
+    ended = server.returncode is not None
+    how = f"it ended with status {server.returncode}" if ended else f"no answer in {STARTUP_S} s"
     errors.seek(0)
     said = [line for line in errors.read().decode(errors="replace").splitlines() if "Error" in line]
-    raise EngineError(
+    return (
         f"the Prefect server did not start: {how}{f' ({said[-1].strip()})' if said else ''};"
         " see that PREFECT_HOME can be written, or name a server that runs with PREFECT_API_URL"
     )

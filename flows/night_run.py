@@ -13,9 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flows import output
+from flows import output, results
+from flows.crawl import hub_options_of
 from flows.engine import prefect_api
-from flows.settings import DEMO, NightlySettings
+from flows.settings import DEMO, NightlySettings, SettingsError
+from tasks.core.errors import shown
 
 DEMO_CACHE = Path(".cache/demo-models")
 LEADERBOARD_ROWS = 50
@@ -29,13 +31,23 @@ def run(settings: NightlySettings) -> bool:
         AuditError: the Hub's listing cannot be had.
         SettingsError: a file that the settings name cannot be used.
     """
-    with _hub(settings) as settings, prefect_api(), _narrated():
-        state = asyncio.run(_nightly(settings))
+    with _hub(settings) as settings:
+        _check_hub_options(settings)
+        with prefect_api(), _narrated():
+            state = asyncio.run(_nightly(settings))
     result: Any = asyncio.run(state.aresult(raise_on_failure=False))
     if isinstance(result, BaseException):
         raise result
     _report(settings, result, state.message if state.is_failed() else None)
     return not state.is_failed()
+
+
+def _check_hub_options(settings: NightlySettings) -> None:
+    """Complain of a token or contact that no request can carry before a server is started for nothing."""
+    try:
+        hub_options_of(settings)
+    except ValueError as error:
+        raise SettingsError(f"endpoint, contact, HF_TOKEN: {error}") from error
 
 
 async def _nightly(settings: NightlySettings) -> Any:
@@ -55,10 +67,25 @@ def _hub(settings: NightlySettings) -> Iterator[NightlySettings]:
 
     with output.messages().status("building the demo's models, once"):
         build_models(DEMO_CACHE)
-    os.environ["HF_TOKEN"] = DEMO_TOKEN
-    with StandIn(demo_repos(DEMO_CACHE), token=DEMO_TOKEN, switches=Switches(faults=demo_faults())) as hub:
+    with (
+        _variable("HF_TOKEN", DEMO_TOKEN),
+        StandIn(demo_repos(DEMO_CACHE), token=DEMO_TOKEN, switches=Switches(faults=demo_faults())) as hub,
+    ):
         yield settings.model_copy(update={"endpoint": hub.endpoint, "store": settings.store_location})
         logging.getLogger("uvicorn.error").disabled = True  # Prefect has set it up to tell of every server's end
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment for the length of a block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager
@@ -94,7 +121,8 @@ class _Narrator(logging.Handler):
         if audited := getattr(record, "audited", None):
             self._progress.advance(self._bar, audited)
         else:
-            self._console.print(f"normaudit: {record.getMessage()}", markup=False)
+            text = shown(record.getMessage(), output.MAX_MESSAGE_CHARS)
+            self._console.print(f"normaudit: {text}", markup=False)
 
 
 def _report(settings: NightlySettings, summary: dict[str, Any], held: str | None) -> None:
@@ -103,12 +131,13 @@ def _report(settings: NightlySettings, summary: dict[str, Any], held: str | None
 
     store = Path(settings.store_location)
     with query.open_reader(settings.store_location) as database:
-        output.print_ranking(query.ranking(database, "downloads", None, LEADERBOARD_ROWS))
+        results.print_ranking(query.ranking(database, "downloads", None, LEADERBOARD_ROWS))
         print(query.coverage_line(database))
     print()
     print(query.night_line(summary))
     if held:
         print(f"Not published: {held}.")
-    print(f"Site      {store / 'site' / 'index.html'}")
+    if (store / "site").is_dir():
+        print(f"Site      {store / 'site' / 'index.html'}")
     print(f'Database  {store / "audit.duckdb"}   ask it: normaudit sql --store {store} "from latest"')
     print(f"Parts     {store / 'parts'}   Parquet, one folder per table and night")

@@ -1,12 +1,13 @@
-"""Tables on a terminal, in a pipe, or in a file; text from outside is shown escaped."""
+"""What is said on a terminal: tables, messages, the results of audits; text from outside is shown escaped."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from pathlib import Path
-from typing import IO, Any, Literal
+from decimal import Decimal
+from typing import IO, Any, Literal, TypeVar
 
 import orjson
 from rich import box
@@ -16,14 +17,18 @@ from rich.text import Text
 
 from tasks.core.errors import shown
 from tasks.core.records import Audit, ReadNorm
-from tasks.site.render import COLUMNS, figure
+
+PIPED_WIDTH = 100_000  # a pipe has no width: whoever reads it cuts lines, not we
+MAX_MESSAGE_CHARS = 2_000
+MAX_CELL_CHARS = 1_000
+NANOSECONDS_PER_SECOND = 1_000_000_000
+
+T = TypeVar("T")
+Show = Callable[[Any], str]
 
 
 class UsageError(ValueError):
     """What was asked for cannot be done as asked; the message says what can."""
-
-
-PIPED_WIDTH = 100_000  # a pipe has no width: whoever reads it cuts lines, not we
 
 
 def messages() -> Console:
@@ -31,22 +36,63 @@ def messages() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def say(text: str) -> None:
+    """Print a message on stderr."""
+    messages().print(text, markup=False)
+
+
+def complain(lines: Iterable[str]) -> None:
+    """Print what went wrong on stderr, each complaint in a line of its own."""
+    for line in lines:
+        messages().print(f"normaudit: {line}", style="red", markup=False)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message as one printable line."""
+    text, *_ = str(error).split("\n\nLINE ")  # there DuckDB repeats the statement, which the user has just typed
+    return shown(" ".join(text.split()), MAX_MESSAGE_CHARS)
+
+
+def awaited(items: Iterable[T], doing: str) -> Iterator[T]:
+    """Yield the items; on a terminal stderr says meanwhile what is being done, and never beside the caller's output."""
+    iterator = iter(items)
+    while True:
+        with messages().status(doing):
+            item = next(iterator, None)
+        if item is None:
+            return
+        yield item
+
+
+def let_go_of_stdout() -> None:
+    """Send what is still to be written to stdout nowhere: whoever read it has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[Any]],
     file: IO[str] | None = None,
-    cell: Callable[[Any], str] | None = None,
+    shows: Sequence[Show] | None = None,
 ) -> None:
-    """Print rows in columns, numbers to the right; wrapped to a terminal's width, and in full width elsewhere."""
+    """Print rows in columns, numbers to the right; wrapped to a terminal's width, and in full width elsewhere.
+
+    Args:
+        columns: headings.
+        rows: as many values each.
+        file: where to; None: stdout.
+        shows: for each column how a value of it looks; None: as `cell` has it.
+    """
     plain = not (file or sys.stdout).isatty()
     console = Console(file=file, highlight=False, width=PIPED_WIDTH if plain else None)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     values = list(rows)
     for i, column in enumerate(columns):
         side: Literal["left", "right"] = "right" if _is_numeric(row[i] for row in values) else "left"
-        table.add_column(Text(column), justify=side, no_wrap=plain, overflow="fold")
+        table.add_column(Text(shown(column)), justify=side, no_wrap=plain, overflow="fold")
+    looks = shows or [cell] * len(columns)
     for row in values:
-        table.add_row(*(Text((cell or _cell)(value)) for value in row))
+        table.add_row(*(Text(show(value)) for show, value in zip(looks, row, strict=True)))
     console.print(table)
 
 
@@ -55,17 +101,12 @@ def print_audits(audits: Sequence[Audit], *, all_norms: bool = False) -> None:
     print_table(_AUDIT_COLUMNS, [_audit_cells(audit) for audit in audits])
     for audit in audits:
         if audit.reading.reason:
-            print(audit.reading.reason)
+            print(shown(audit.reading.reason, MAX_MESSAGE_CHARS))
         if audit.reading.integrity:
-            print(f"{shown(audit.listing.repo_id)}: {', '.join(audit.reading.integrity)}")
+            print(f"{shown(audit.listing.repo_id)}: {shown(', '.join(audit.reading.integrity), MAX_MESSAGE_CHARS)}")
         if all_norms and audit.reading.norms:
+            print(f"\nNorms of {shown(audit.listing.repo_id)}")
             print_table(_NORM_COLUMNS, [_norm_cells(read) for read in audit.reading.norms])
-
-
-def print_ranking(result: Any) -> None:
-    """Print the leaderboard, a pyarrow.Table, under the site's short headings."""
-    headings = {column.name: column.heading for column in COLUMNS}
-    print_table([headings[name] for name in result.column_names], list(_rows(result)), cell=figure)
 
 
 def print_json(row: object) -> None:
@@ -75,35 +116,34 @@ def print_json(row: object) -> None:
 
 
 def json_line(row: object) -> str:
-    """Return one line of JSON; NaN and Infinity become null, bytes are spelt in hexadecimal."""
-    return orjson.dumps(row, default=_as_json, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY).decode()
+    """Return one line of JSON; NaN and Infinity become null, what a terminal would obey is spelt as an escape."""
+    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    line = orjson.dumps(row, default=_as_json, option=options).decode()
+    return line if line[:-1].isprintable() else "".join(map(_json_escaped, line[:-1])) + "\n"
 
 
-def write_result(result: Any, wanted: str, output: Path | None) -> None:
-    """Write a query's result, a pyarrow.Table, to a file or to stdout: as table, markdown, csv, json or parquet.
+def cell(value: object) -> str:
+    """Return a value as a person reads it: six significant digits, thousands in large counts, a dash for nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if hasattr(value, "strftime"):
+        return _moment(value)
+    return shown(value, MAX_CELL_CHARS) if isinstance(value, str) else shown(_compact(value))
 
-    Raises:
-        UsageError: Parquet was asked for on a terminal, or the file cannot be written.
-    """
-    try:
-        _write_result(result, wanted, output)
-    except OSError as error:
-        raise UsageError(f"{output or 'standard output'}: cannot be written: {error.strerror}") from error
 
-
-def _write_result(result: Any, wanted: str, output: Path | None) -> None:
-    if wanted == "parquet":
-        _write_parquet(result, output)
-        return
-    with output.open("w", newline="") if output else nullcontext(sys.stdout) as file:
-        if wanted == "csv":
-            file.write(_csv(result))
-        elif wanted == "json":
-            file.writelines(json_line(row) for row in result.to_pylist())
-        elif wanted == "markdown":
-            file.writelines(_markdown(result.column_names, _rows(result)))
-        else:
-            print_table(result.column_names, _rows(result), file)
+def spelt(value: Any) -> str:
+    """Return a value that JSON and CSV have no form for as text: bytes in hexadecimal, an interval as ISO 8601 does."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if hasattr(value, "nanoseconds"):
+        return f"P{value.months}M{value.days}DT{value.nanoseconds / NANOSECONDS_PER_SECOND:g}S"
+    return str(value)
 
 
 _AUDIT_COLUMNS = ("model", "status", "kind", "scale", "final norm", "d", "dead", "PR/d", "conf.", "requests", "bytes")
@@ -133,66 +173,27 @@ def _norm_cells(read: ReadNorm) -> Sequence[Any]:
     return (*place, *figures, norm.confidence)
 
 
-def _write_parquet(result: Any, output: Path | None) -> None:
-    import pyarrow.parquet
-
-    if output is None and sys.stdout.isatty():
-        raise UsageError("Parquet is no text for a terminal; name a file with --output")
-    pyarrow.parquet.write_table(result, output or sys.stdout.buffer, compression="zstd")
-
-
-def _csv(result: Any) -> str:
-    import csv
-    import io
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(result.column_names)
-    writer.writerows([_text(value) for value in row] for row in _rows(result))
-    return buffer.getvalue()
-
-
-def _markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    yield f"| {' | '.join(map(_escaped, columns))} |\n"
-    yield f"|{' --- |' * len(columns)}\n"
-    for row in rows:
-        yield f"| {' | '.join(_escaped(_cell(value)) for value in row)} |\n"
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>|#" else c for c in shown(text))
-
-
-def _rows(result: Any) -> Iterable[tuple[Any, ...]]:
-    return zip(*(column.to_pylist() for column in result.columns), strict=True)
-
-
 def _is_numeric(values: Iterable[Any]) -> bool:
     found = [value for value in values if value is not None]
     return bool(found) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in found)
 
 
-def _cell(value: object) -> str:
-    """Return a value as a person reads it: six significant digits, thousands in large counts, a dash for nothing."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if hasattr(value, "strftime"):
-        return f"{value:%Y-%m-%d %H:%M}" if hasattr(value, "hour") else f"{value:%Y-%m-%d}"
-    return shown(value)
+def _compact(value: object) -> str:
+    return json_line(value).rstrip("\n") if isinstance(value, list | dict) else spelt(value)
 
 
-def _text(value: object) -> object:
-    """Return a value as CSV holds it: numbers in full, lists as JSON."""
-    return json_line(value).rstrip("\n") if isinstance(value, list | dict | bytes) else value
+def _moment(value: Any) -> str:
+    if not hasattr(value, "hour"):
+        return f"{value:%Y-%m-%d}"
+    return f"{value:%Y-%m-%d %H:%M}" if hasattr(value, "year") else f"{value:%H:%M:%S}"
+
+
+def _json_escaped(character: str) -> str:
+    # JSON's own marks are printable, so that only what stands inside a string is changed
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _as_json(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.hex()
-    return str(value)
+    if isinstance(value, Decimal):  # what SQL's sum() of whole numbers is
+        return orjson.Fragment(f"{value:f}".encode())
+    return spelt(value)

@@ -1,4 +1,4 @@
-"""Questions to the store: SQL, the ranking, and how the last nights went."""
+"""Questions to the store: SQL, the ranking, the site, and how the last nights went."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import output
+from flows import output, results
 from storage.database import open_database
 from storage.errors import StoreError
 from storage.lease import lease_holder
 from storage.nights import night_summaries, unfinished_nights
 from storage.scan import sql_file
 from storage.sql import check_select, lock
-from storage.store import open_store
+from storage.store import Store, open_store
 from tasks.publishing import coverage_of, edition_of, write_edition
 
 PROMPT = "normaudit> "
+LEAVING = ("exit", "quit", ".exit", ".quit", r"\q")  # what other prompts are left with
 NIGHTS_SHOWN = 14
+SITE_FILES = frozenset({"index.html", "leaderboard.json", "leaderboard.csv", "leaderboard.md"})
 
 
 def open_reader(location: str) -> Any:
@@ -28,11 +30,7 @@ def open_reader(location: str) -> Any:
     Raises:
         StoreError: there is no store at location, or it cannot be read.
     """
-    store = open_store(location)
-    if not store.location.is_dir():
-        raise StoreError(
-            f"{location}: no store here; run `normaudit audit` or `normaudit nightly`, or name one with --store"
-        )
+    store = _existing_store(location)
     connection = open_database(store)
     lock(connection, store)
     return connection
@@ -54,7 +52,7 @@ def select(database: Any, query: str) -> Any:
 
 
 def ranking(database: Any, sort: str, where: str | None, limit: int) -> Any:
-    """Return the leaderboard as a pyarrow.Table, largest first.
+    """Return the leaderboard as a pyarrow.Table: by a column of figures largest first, by one of text from A to Z.
 
     Args:
         database: as `open_reader` gives it.
@@ -65,18 +63,26 @@ def ranking(database: Any, sort: str, where: str | None, limit: int) -> Any:
     Raises:
         StoreError: there is no such column, or the condition is none.
     """
-    columns = [name for name, *_ in database.execute("DESCRIBE leaderboard").fetchall()]
-    if sort not in columns:
-        raise StoreError(f"cannot sort by {sort!r}; the columns are {', '.join(columns)}")
-    condition = f"WHERE ({where}\n)" if where else ""
-    return select(database, f'FROM leaderboard {condition} ORDER BY "{sort}" DESC NULLS LAST, repo_id LIMIT {limit:d}')
+    import duckdb
+
+    found = database.sql("FROM leaderboard")
+    if sort not in found.columns:
+        raise StoreError(f"cannot sort by {sort!r}; the columns are {', '.join(found.columns)}")
+    way = "ASC" if str(found.types[found.columns.index(sort)]) == "VARCHAR" else "DESC"
+    try:
+        if where:
+            check_select(database, f"FROM leaderboard WHERE ({where}\n)")
+            found = found.filter(where)  # takes one expression: nothing can follow it
+        return found.order(f'"{sort}" {way} NULLS LAST, repo_id').limit(limit).to_arrow_table()
+    except duckdb.Error as error:
+        raise StoreError(f"--where {where!r}: {error}") from error
 
 
 def coverage_line(database: Any) -> str:
     """Return how many public models have which status, in a line."""
     rows = coverage_of(database)
     counts = ", ".join(f"{row['status']} {row['models']:,}" for row in rows)
-    return f"{sum(row['models'] for row in rows):,} public models: {counts}"
+    return f"{sum(row['models'] for row in rows):,} public models listed{f': {counts}' if counts else ''}"
 
 
 def write_site(database: Any, folder: Path) -> None:
@@ -85,41 +91,44 @@ def write_site(database: Any, folder: Path) -> None:
     Raises:
         StoreError: folder holds something else than a site, or cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "leaderboard.json").is_file():
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file; name a folder")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in SITE_FILES) if folder.exists() else []
+    if others or ((folder / "index.html").exists() and not (folder / "leaderboard.json").exists()):
+        example = others[0] if others else "an index.html of its own"
         raise StoreError(
-            f"{folder} holds something else than a leaderboard, and would be replaced whole; name another folder"
+            f"{folder} holds something else than a leaderboard ({example}), and would be replaced whole;"
+            " name another folder"
         )
     write_edition(edition_of(database, datetime.now(UTC), None), folder)
 
 
-def prompt(database: Any) -> None:
-    """Read SELECTs from the terminal until it ends, and print their results."""
+def prompt(database: Any, wanted: str) -> None:
+    """Answer one SELECT after another, read from the terminal until it ends; wanted is the form of the answers."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - importing it gives input() its line editing
-    output.messages().print("One SELECT a line; `show tables` lists them, Ctrl-D ends.", markup=False)
-    while True:
-        try:
-            query = input(PROMPT).strip().rstrip(";")
-        except EOFError:
-            return
-        if query:
-            _answer(database, query)
+    output.say("One SELECT a line; `show tables` lists them, Ctrl-C drops a line, Ctrl-D ends.")
+    with contextlib.suppress(EOFError):
+        while (query := _asked()) not in LEAVING:
+            if query:
+                _answer(database, query, wanted)
 
 
 def print_status(location: str) -> None:
-    """Print how the last nights went, what failed and why, and what waits for a probe."""
-    store = open_store(location)
-    nights = night_summaries(store)[-NIGHTS_SHOWN:]
-    output.print_table(_NIGHT_COLUMNS, [_night_cells(night) for night in nights])
-    for night in unfinished_nights(store):
-        holder = lease_holder(store)
-        doing = f"running: {holder.owner}" if holder else "interrupted; `normaudit nightly` goes on with it"
-        print(f"Night {night}: {doing}")
+    """Print how the last nights went, what failed and why, and what waits for a probe.
+
+    Raises:
+        StoreError: there is no store at location, or it cannot be read.
+    """
+    store = _existing_store(location)
     with open_reader(location) as database:
+        _print_nights(store)
         print(coverage_line(database))
-        output.write_result(database.sql(sql_file("queries/unanswered.sql")).to_arrow_table(), "table", None)
+        if unanswered := database.execute(sql_file("queries/unanswered.sql")).fetchall():
+            print("\nModels without figures, local and private ones included:")
+            output.print_table(("status", "models", "such as"), unanswered)
         [(waiting,)] = database.execute(sql_file("queries/probe_backlog.sql")).fetchall()
-        print(f"{waiting:,} audited models have no probe yet")
+        print(f"\nAudited models that no probe has run on yet: {waiting:,}")
 
 
 def night_line(summary: dict[str, Any]) -> str:
@@ -131,6 +140,30 @@ def night_line(summary: dict[str, Any]) -> str:
         f"{f' ({statuses})' if statuses else ''}; {summary['hub_requests']:,} requests to the Hub,"
         f" {summary['cdn_requests']:,} to its CDN, {summary['bytes_read']:,} bytes read, {summary['seconds']:,.1f} s"
     )
+
+
+def _existing_store(location: str) -> Store:
+    store = open_store(location)
+    if not store.location.is_dir():
+        raise StoreError(
+            f"{location}: no store here; run `normaudit audit` or `normaudit nightly`, or name one with --store"
+        )
+    return store
+
+
+def _print_nights(store: Store) -> None:
+    nights = night_summaries(store)[-NIGHTS_SHOWN:]
+    if nights:
+        output.print_table(_NIGHT_COLUMNS, [_night_cells(night) for night in nights])
+    else:
+        print("No night has been finished on this store yet.")
+    for night in nights:
+        if night.get("gate"):
+            print(f"Night {night['night']} was not published: {night['gate']}")
+    for date in unfinished_nights(store):
+        holder = lease_holder(store)
+        doing = f"running: {holder}" if holder else "interrupted; `normaudit nightly` goes on with it"
+        print(f"Night {date}: {doing}")
 
 
 _NIGHT_COLUMNS = (
@@ -153,8 +186,19 @@ def _night_cells(night: dict[str, Any]) -> Sequence[Any]:
     return (night["night"], night.get("listed"), night.get("unchanged"), night.get("audited"), failed, *figures)
 
 
-def _answer(database: Any, query: str) -> None:
+def _asked() -> str:
+    """Return the next line typed, "" where Ctrl-C dropped it."""
     try:
-        output.write_result(select(database, query), "table", None)
-    except StoreError as error:
-        output.messages().print(str(error), style="red", markup=False)
+        return input(PROMPT).strip().rstrip(";").strip()
+    except KeyboardInterrupt:
+        output.say("")
+        return ""
+
+
+def _answer(database: Any, query: str, wanted: str) -> None:
+    try:
+        results.write_result(select(database, query), wanted)
+    except (StoreError, output.UsageError) as error:
+        output.complain([output.one_line(error)])
+    except KeyboardInterrupt:
+        output.complain(["dropped"])

@@ -61,6 +61,9 @@ class Limits(_Frozen):
     requests: int = Field(1_000_000, ge=1, description="requests to the Hub a night; what is left waits for the next")
     bytes: int = Field(200_000_000_000, ge=1, description="bytes read a night")
     model_bytes: int = Field(64_000_000, ge=100_000, description="bytes read of one model; beyond it is too_large")
+    weights_evidence_bytes: int = Field(
+        0, ge=0, description="bytes on top, of matrices, read of a model where nothing else tells a norm's kind"
+    )
     concurrency: int = Field(64, ge=1, le=1024, description="models in flight")
     batch_models: int = Field(500, ge=1, le=10_000, description="models a Prefect task, and a part of each table")
     timeout_s: float = Field(30, gt=0, le=600, description="seconds without an answer until a request is given up")

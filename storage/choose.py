@@ -16,7 +16,7 @@ from storage.store import Store
 RETRY_NIGHTS = 30  # access is granted by people: asking more often costs requests and changes nothing
 LONGEST_GAP_NIGHTS = 32  # a repo that always fails is asked once a month
 
-_COLUMNS = ("repo_id", "sha", "read_version", "status", "night")
+_COLUMNS = ("repo_id", "sha", "read_version", "method_version", "status", "night")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Choice:
     set_aside: list[str]
 
 
-def choose(store: Store, listed: pa.Table, night: date, read_version: int) -> Choice:
+def choose(store: Store, listed: pa.Table, night: date, read_version: int, method_version: int = 0) -> Choice:
     """Return which listed repos to audit.
 
     A revision that was read by this read_version is not read again, unless it `failed` (tried again after 1, 2, 4, …
@@ -47,11 +47,13 @@ def choose(store: Store, listed: pa.Table, night: date, read_version: int) -> Ch
         listed: columns repo_id and sha, one row per repo; others are ignored.
         night: tonight.
         read_version: of the reader that asks.
+        method_version: figures that an older method left are read again; what can be concluded anew without reading
+            has been by then.
 
     Raises:
         StoreError: the audits cannot be read.
     """
-    decided, set_aside = reading(store, ["audits"], lambda: _decide(store, listed, night, read_version))
+    decided, set_aside = reading(store, ["audits"], lambda: _decide(store, listed, night, read_version, method_version))
     why = decided["decision"]
     to_do = pc.is_in(why, value_set=pa.array(["new", "changed", "retry"]))
     counts = {row["values"]: row["counts"] for row in pc.value_counts(why).to_pylist()}
@@ -59,7 +61,7 @@ def choose(store: Store, listed: pa.Table, night: date, read_version: int) -> Ch
     return Choice(audit, counts.get("unchanged", 0), counts.get("waiting", 0), set_aside)
 
 
-def _decide(store: Store, listed: pa.Table, night: date, read_version: int) -> pa.Table:
+def _decide(store: Store, listed: pa.Table, night: date, read_version: int, method_version: int) -> pa.Table:
     """Return (repo_id, sha, decision) for every listed repo."""
     with duckdb.connect(":memory:") as connection:
         connection.register("listed", _numbered(listed.select(["repo_id", "sha"])))
@@ -67,6 +69,7 @@ def _decide(store: Store, listed: pa.Table, night: date, read_version: int) -> p
         values = {
             "night": night,
             "read_version": read_version,
+            "method_version": method_version,
             "retry_nights": RETRY_NIGHTS,
             "longest_gap_nights": LONGEST_GAP_NIGHTS,
         }

@@ -130,7 +130,7 @@ def plan_night(night: Night, crawl: Crawl) -> None:
         pieces.append(rows_to_table([_candidate(item) for item in found], CANDIDATES, "plan"))
         log.info("listed %d repos", sum(map(len, pieces)))
     candidates = pa.concat_tables(pieces) if pieces else CANDIDATES.empty_table()
-    choice = choose(store, candidates, night.night, READ_VERSION)
+    choice = choose(store, candidates, night.night, READ_VERSION, METHOD_VERSION)
     chosen = choice.audit.slice(0, crawl.models)
     plan = candidates.take(pc.index_in(chosen["repo_id"], candidates["repo_id"].combine_chunks()))
     plan = plan.append_column("why", chosen["why"])

@@ -21,12 +21,19 @@ from tasks import night as stages
 from tasks.batch import Budget
 from tasks.night import BatchReport, Crawl, Night
 from tasks.publishing import publish
+from tasks.renewal import renew
 
 
 @task(name="list and plan", retries=2, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False)
 async def plan_night(night: Night, crawl: Crawl) -> None:
     """List the Hub and plan what the store has no answer for."""
     await asyncio.to_thread(stages.plan_night, night, crawl)
+
+
+@task(name="renew conclusions", cache_policy=NO_CACHE, persist_result=False)
+async def renew_conclusions(night: Night) -> int:
+    """Conclude by today's method what an older one concluded, without a request."""
+    return await asyncio.to_thread(renew, night)
 
 
 @task(name="audit batch", task_run_name="audit batch {batch}", cache_policy=NO_CACHE, persist_result=False)

@@ -1,5 +1,7 @@
 """Fixtures that several test modules share."""
 
+import asyncio
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,38 @@ def models() -> Path:
     folder = Path(__file__).resolve().parent.parent / DEMO_CACHE
     build_models(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_store(models, tmp_path_factory) -> Path:
+    """A store after one night on the demo's Hub, by the stages themselves, without Prefect."""
+    from deployments.demo.models import DEMO_TOKEN, demo_faults, demo_repos
+    from deployments.demo.standin import StandIn, Switches
+    from storage.database import build
+    from storage.store import open_store
+    from tasks import night as stages
+    from tasks.core.reading import ReadOptions
+    from tasks.hub import HubOptions, ListingQuery
+
+    store = tmp_path_factory.mktemp("demo") / "store"
+    with StandIn(demo_repos(models), token=DEMO_TOKEN, switches=Switches(faults=demo_faults())) as hub:
+        crawl = stages.Crawl(
+            hub=HubOptions(endpoint=hub.endpoint, token=DEMO_TOKEN, retries=0),
+            queries=(ListingQuery(),),
+            repos=(),
+            opt_out=(),
+            read=ReadOptions(),
+            use_registry=True,
+            models=1000,
+            concurrency=8,
+            batch_models=500,
+        )
+        night = stages.begin_night(str(store), date(2026, 1, 2))
+        stages.plan_night(night, crawl)
+        asyncio.run(stages.audit_batch(night, crawl, 0, stages.remaining_budget(night, 10**6, 10**12)))
+    build(open_store(store))
+    stages.end_night(night, stages.summarise(night))
+    return store
 
 
 @pytest.fixture

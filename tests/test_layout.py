@@ -22,6 +22,7 @@ ALLOWED = {
     "tasks.site": ("tasks.core", "tasks.site"),
     "tasks.batch": ("tasks.core", "tasks.hub"),
     "tasks.night": ("tasks.core", "tasks.hub", "tasks.batch", "storage"),
+    "tasks.renewal": ("tasks.core", "tasks.night", "storage"),
     "tasks.publishing": ("tasks.core", "tasks.site", "storage"),
     "tasks.steps": ("tasks", "storage"),
     "tasks": (),

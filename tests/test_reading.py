@@ -116,7 +116,7 @@ def test_scales_of_every_float_type_are_read(dtype):
 
 def test_a_final_norm_without_affine_has_the_streams_width_and_a_uniform_direction():
     tensors = {name: values for name, values in llama(dim=16).items() if "norm" not in name}
-    reading, rounds = follow({"model.safetensors": safetensors_file(tensors)}, {"model_type": "olmo", "hidden_act": "x"})
+    reading, _ = follow({"model.safetensors": safetensors_file(tensors)}, {"model_type": "olmo", "hidden_act": "x"})
     main = main_norm(reading)
     assert (main.norm.scale_tensor, main.norm.parameterisation, main.norm.dim) == (None, None, 16)
     assert main.gamma.tolist() == [1.0] * 16

@@ -38,7 +38,7 @@ def hub_app(world: World) -> Starlette:
         routes=[
             route("/api/models", list_models, "api", "listing"),
             route("/api/resolve-cache/models/{owner}/{name}/{revision}/{path:path}", resolve_cache, "resolvers"),
-            route(f"{repo}/revision/{{revision}}", model_info, "api"),
+            route(f"{repo}/revision/{{revision:path}}", model_info, "api"),
             route(f"{repo}/tree/{{revision}}", tree, "api"),
             route(f"{repo}/tree/{{revision}}/{{path:path}}", tree, "api"),
             route(f"{repo}/paths-info/{{revision}}", paths_info, "api", method="POST"),

@@ -1,8 +1,8 @@
 -- What to do with each listed repo tonight. listed: (repo_id, sha, position); audited: the audits of all live parts.
--- $night, $read_version; $retry_nights: after which a repo that had no answer for lack of access is asked again;
+-- $night, $read_version; $method_version: figures of an older one are no answer; $retry_nights: after which a repo that had no answer for lack of access is asked again;
 -- $longest_gap_nights: failures are tried again after 1, 2, 4, … nights, at most this many.
 WITH tried AS (
-    SELECT a.repo_id, a.sha, a.read_version, a.status, a.night
+    SELECT a.repo_id, a.sha, a.read_version, a.method_version, a.status, a.night
     FROM audited AS a
     WHERE a.repo_id IN (SELECT repo_id FROM listed)
 ),
@@ -17,6 +17,7 @@ answered AS (
         max(night) FILTER (status <> 'failed') AS refused_last
     FROM tried
     WHERE read_version = $read_version
+        AND (method_version >= $method_version OR status NOT IN ('ok', 'no_norms'))
     GROUP BY repo_id, sha
 ),
 failures AS (

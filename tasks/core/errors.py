@@ -35,9 +35,18 @@ class AuditError(Exception):
 
 
 class BadFile(AuditError):
-    """The bytes contradict the safetensors format, the index, or what the Hub says of the file."""
+    """The bytes contradict the safetensors format, the index, or what the Hub says of the file.
+
+    Args:
+        message: repo and file, and the two things that disagree.
+        verdict: the word of column `integrity` for it (verdicts.py), or None where there is none.
+    """
 
     status = "bad_file"
+
+    def __init__(self, message: str, verdict: str | None = None) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 class TooLarge(AuditError):

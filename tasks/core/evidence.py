@@ -15,6 +15,7 @@ from tasks.core.paths import vocabulary, words_of
 from tasks.core.records import Evidence, Kind, Tensor
 from tasks.core.registry import NormFacts
 
+KINDS = ("layernorm", "rmsnorm", "batchnorm", "groupnorm")  # what a fact can say of a norm's kind
 ANSWER_ABOVE = 0.9  # below this confidence the answer is "unknown"
 MOST_SURE = 0.995  # names and configs never say more
 _GATED = tuple(  # pairs of matrices that only a gated MLP has, as the field calls them
@@ -105,17 +106,33 @@ def weigh(facts: Iterable[Evidence]) -> tuple[Kind, float, str]:
     Returns:
         ("unknown", confidence of the likelier kind, source) where the likelier kind is not sure enough.
     """
-    odds: dict[str, float] = {"layernorm": 0.0, "rmsnorm": 0.0}
-    strongest: dict[str, Evidence] = {}
-    for fact in facts:
-        odds[fact.says] = odds.get(fact.says, 0.0) + 2 * math.atanh(min(fact.strength, 0.9999))
-        if fact.says not in strongest or strongest[fact.says].strength < fact.strength:
-            strongest[fact.says] = fact
+    likelier, confidence, source = likeliest(facts)
+    return (likelier if confidence >= ANSWER_ABOVE else "unknown"), confidence, source
+
+
+def likeliest(facts: Iterable[Evidence]) -> tuple[Kind, float, str]:
+    """Return the same as `weigh`, but the likelier kind however unsure it is."""
+    facts = list(facts)
+    odds = log_odds(facts)
     best = max(odds, key=lambda kind: odds[kind])
     total = sum(math.exp(value - odds[best]) for value in odds.values())
     confidence = min(1 / total, MOST_SURE)
-    source = strongest[best].source if best in strongest else "tensors"
-    return (best if confidence >= ANSWER_ABOVE else "unknown"), confidence, source  # type: ignore[return-value]
+    strongest = max((fact for fact in facts if fact.says == best), key=lambda fact: fact.strength, default=None)
+    return best, confidence, strongest.source if strongest else "tensors"
+
+
+def kind_facts(evidence: Iterable[Evidence]) -> list[Evidence]:
+    """Return the facts that speak for a kind: not those on a scale, or a place."""
+    return [fact for fact in evidence if fact.says in KINDS]
+
+
+def log_odds(facts: Iterable[Evidence]) -> dict[Kind, float]:
+    """Return the sum of what facts say for each kind that any speaks for, and for the two of transformers."""
+    odds: dict[Kind, float] = {"layernorm": 0.0, "rmsnorm": 0.0}
+    for fact in facts:
+        kind: Kind = fact.says  # type: ignore[assignment]
+        odds[kind] = odds.get(kind, 0.0) + 2 * math.atanh(min(fact.strength, 0.9999))
+    return odds
 
 
 def is_of_heads(norm: NormModules) -> bool:

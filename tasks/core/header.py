@@ -17,6 +17,7 @@ import orjson
 from tasks.core.dtypes import BITS
 from tasks.core.errors import BadFile, TooLarge, shown
 from tasks.core.records import Header, Index, TensorSpec
+from tasks.core.verdicts import SHARD_TRUNCATED
 
 LENGTH_BYTES = 8  # little-endian unsigned length of the JSON that follows
 MAX_FORMAT_BYTES = 100_000_000  # the reference reader refuses longer headers
@@ -48,7 +49,11 @@ def header_bytes(head: bytes, file_bytes: int, where: str) -> int:
     if length < 2:
         raise BadFile(f"{where}: header length {length} is too short for a JSON object")
     if LENGTH_BYTES + length > file_bytes:
-        raise BadFile(f"{where}: header of {length:,} bytes does not fit into a file of {file_bytes:,} bytes")
+        begins_right = head[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{"  # else it may be a file of any other sort
+        raise BadFile(
+            f"{where}: header of {length:,} bytes does not fit into a file of {file_bytes:,} bytes",
+            SHARD_TRUNCATED if begins_right else None,
+        )
     if length > MAX_HEADER_BYTES:
         raise TooLarge(f"{where}: header of {length:,} bytes is over this reader's limit of {MAX_HEADER_BYTES:,}")
     return LENGTH_BYTES + length
@@ -191,6 +196,8 @@ def _check_layout(specs: list[TensorSpec], data_start: int, file_bytes: int, whe
             raise BadFile(f"{where}: {shown(spec.name)} {fault}: it starts at byte {spec.start_byte:,}, not at {end:,}")
         end = spec.stop_byte
     if end > file_bytes:
-        raise BadFile(f"{where}: truncated: the header describes {end:,} bytes, the file has {file_bytes:,}")
+        raise BadFile(
+            f"{where}: truncated: the header describes {end:,} bytes, the file has {file_bytes:,}", SHARD_TRUNCATED
+        )
     if end < file_bytes:
         raise BadFile(f"{where}: {file_bytes - end:,} bytes behind the last tensor belong to none")

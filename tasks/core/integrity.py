@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from tasks.core.known import Known
 from tasks.core.modules import Inventory
-from tasks.core.records import Norm
+from tasks.core.names import Survey
+from tasks.core.promises import lacks_promised
+from tasks.core.records import Norm, Tensor
+from tasks.core.verdicts import (
+    ADAPTER_ONLY,
+    ANONYMOUS_NAMES,
+    LAYER_GAPS,
+    NO_NORM_TENSORS,
+    PROMISED_NORM_MISSING,
+    SHARD_MISSING,
+)
 
-ADAPTER_ONLY = "adapter_only"  # the tensors are to be added to another checkpoint's
-ANONYMOUS_NAMES = "anonymous_names"  # names are numbers; nothing can be told from them
-LAYER_GAPS = "layer_gaps"  # norms of some layers between the first and the last are missing
-NO_NORM_TENSORS = "no_norm_tensors"  # a transformer without one: norms without affine, or folded away
 _ANONYMOUS = re.compile(r"(layers?|params?|tensors?|weights?|p)?[._]?#?[._]?[0-9]*([._](weight|bias))?")
 MAX_ANONYMOUS_CHARS = 64  # a longer name says something, or is garbage
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(.*)")
 
 
-def verdicts(inventory: Inventory, norms: Sequence[Norm]) -> Iterator[str]:
-    """Yield the verdicts on a checkpoint, by its tensors' names and its classified norms."""
-    if inventory.is_adapter:
+def verdicts(
+    tensors: Iterable[Tensor],
+    found: Survey,
+    norms: Sequence[Norm],
+    known: Known,
+    config: Mapping[str, object] | None,
+) -> Iterator[str]:
+    """Yield the verdicts on a checkpoint, by its tensors' names and its classified norms.
+
+    Args:
+        tensors: all of the checkpoint's.
+        found: their survey.
+        norms: the classified norms.
+        known: what the registry knows of them.
+        config: the checkpoint's config, whole or a digest.
+    """
+    is_part = lacks_shards({tensor.file for tensor in tensors})
+    if is_part:
+        yield SHARD_MISSING
+    if found.inventory.is_adapter:
         yield ADAPTER_ONLY
-    if is_anonymous(inventory):
+    if is_anonymous(found.inventory):
         yield ANONYMOUS_NAMES
     if _has_gaps(norms):
         yield LAYER_GAPS
     if norms and all(norm.scale_tensor is None for norm in norms):
         yield NO_NORM_TENSORS
+    if not is_part and lacks_promised(found, known, config):
+        yield PROMISED_NORM_MISSING
+
+
+def lacks_shards(files: Iterable[str]) -> bool:
+    """Return whether some of `model-00001-of-00003.safetensors` and its like are not among a checkpoint's files."""
+    seen: dict[tuple[str, str, str], int] = {}
+    for file in set(files):
+        if match := _SHARD.fullmatch(file):
+            stem, count, ending = match.groups()
+            seen[stem, count, ending] = seen.get((stem, count, ending), 0) + 1
+    return any(number < int(count) for (_, count, _), number in seen.items())
 
 
 def is_anonymous(inventory: Inventory) -> bool:

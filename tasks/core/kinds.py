@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tasks.core.configs import Scope, is_digest, outside_last, scopes_for, scopes_of, width_of
-from tasks.core.evidence import blank_evidence, is_of_front_end, own_evidence, structure_of, weigh
+from tasks.core.evidence import blank_evidence, is_of_front_end, kind_facts, own_evidence, structure_of, weigh
 from tasks.core.finals import DOUBTFUL
 from tasks.core.integrity import is_anonymous
 from tasks.core.integrity import verdicts as integrity_verdicts
 from tasks.core.known import Known, measured_eps, measured_evidence, recognise, with_measured_finals
 from tasks.core.modules import NormModules
 from tasks.core.names import NormPlace, Survey, by_tower, places, survey
-from tasks.core.parameterisation import SCALES, conversion_evidence, from_facts, with_values
+from tasks.core.parameterisation import conversion_evidence, from_facts, with_values
 from tasks.core.records import Evidence, Kind, Norm, Tensor
 from tasks.core.registry import Registry
 from tasks.core.towers import role_of
 
-__all__ = ["Classification", "classify", "with_values"]
+__all__ = ["Classification", "classify", "reweighed", "with_values"]
 
 SURE = 0.97  # from here on a whole config.json would hardly change the answer
 
@@ -72,7 +72,20 @@ def classify(
         norms,
         _norm_kind(main, norms, found),
         is_digest(config) and _is_open(main, norms, known),
-        tuple(integrity_verdicts(found.inventory, norms)),
+        tuple(integrity_verdicts(tensors, found, norms, known, config)),
+    )
+
+
+def reweighed(norm: Norm, evidence: Sequence[Evidence]) -> Norm:
+    """Return a norm as other evidence than it was classified by makes it."""
+    kind, confidence, source = weigh(kind_facts(evidence))
+    return replace(
+        norm,
+        kind=kind,
+        confidence=confidence,
+        decided_by=source,
+        parameterisation=from_facts(kind, evidence) if norm.scale_tensor else None,
+        evidence=tuple(evidence),
     )
 
 
@@ -103,7 +116,7 @@ def _speaks_for_itself(norm: NormModules) -> bool:
 
 def _weighed(facts: Sequence[Evidence], scopes: Sequence[Scope]) -> _Verdict:
     everything = (*facts, *(fact for scope in scopes for fact in scope.facts))
-    kind, confidence, source = weigh(fact for fact in everything if fact.says not in SCALES)
+    kind, confidence, source = weigh(kind_facts(everything))
     eps = next((scope.eps for scope in scopes if scope.eps is not None), None)
     return _Verdict(kind, confidence, source, everything, eps)
 

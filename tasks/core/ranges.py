@@ -20,6 +20,11 @@ class ByteRange:
     start: int
     stop: int
 
+    def parts(self, cap_bytes: int = MAX_RANGE_BYTES) -> tuple[ByteRange, ...]:
+        """Return the range in parts of at most cap_bytes, in their order."""
+        starts = range(self.start, self.stop, cap_bytes)
+        return tuple(ByteRange(start, min(start + cap_bytes, self.stop)) for start in starts)
+
 
 def plan_ranges(
     specs: Iterable[TensorSpec], gap_bytes: int = MERGE_GAP_BYTES, cap_bytes: int = MAX_RANGE_BYTES

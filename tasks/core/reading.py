@@ -14,20 +14,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from tasks.core.dtypes import decode
 from tasks.core.errors import AuditError, BadFile, NotFound, TooLarge, shown
+from tasks.core.figures import value_verdicts, with_scale, without_scale
 from tasks.core.header import LENGTH_BYTES, header_bytes, parse_header, parse_index, parse_json_object
-from tasks.core.kernel import DEAD_TAU, effective_scale, kernel_figures, scale_figures
-from tasks.core.kinds import Classification, classify, with_values
+from tasks.core.kernel import DEAD_TAU
+from tasks.core.kinds import Classification, classify
 from tasks.core.ranges import ByteRange, check_scale_size, cut, plan_ranges
 from tasks.core.records import Chunk, Fetch, Header, Listing, Norm, Reading, ReadNorm, Tensor, TensorSpec
 from tasks.core.registry import Registry
 from tasks.core.selection import Checkpoint, select_checkpoint
+from tasks.core.streams import unknown_streams, unopened_shard, with_testimony, witnesses
+from tasks.core.verdicts import INDEX_NAMES_MISSING_TENSOR, SHARD_MISSING
 
 T = TypeVar("T")
 Answers: TypeAlias = tuple[Chunk | AuditError, ...]
@@ -49,6 +52,7 @@ class ReadOptions:
         dead_tau: threshold of near-dead coordinates, relative to rms(γ).
         config_is_whole: the listing's config is the model's whole config.json, not the Hub's digest of it.
         registry: measured facts on known architectures, or None to go by the general reader alone.
+        weights_evidence_bytes: what may be read on top, of matrices, for a norm of which nothing else tells the kind.
     """
 
     norms: Literal["final", "all"] = "final"
@@ -56,6 +60,7 @@ class ReadOptions:
     dead_tau: float = DEAD_TAU
     config_is_whole: bool = False
     registry: Registry | None = None
+    weights_evidence_bytes: int = 0
 
 
 def read_checkpoint(listing: Listing, options: ReadOptions) -> Plan[Reading]:
@@ -72,13 +77,16 @@ def read_checkpoint(listing: Listing, options: ReadOptions) -> Plan[Reading]:
     reader = _Reader(listing, checkpoint, options, config=listing.config)
     yield from reader.open()
     classification = yield from reader.settle()
+    classification = yield from reader.ask_writers(classification)
     norms = yield from reader.read_norms(classification)
     return reader.conclude(classification, norms)
 
 
 def unreadable(error: AuditError, listing: Listing) -> Reading:
     """Return the reading of a model whose audit ended in error."""
-    return Reading(error.status, shown(error, 1_000), None, config=listing.config)
+    verdict = error.verdict if isinstance(error, BadFile) else None
+    integrity = (verdict,) if verdict else ()
+    return Reading(error.status, shown(error, 1_000), None, integrity=integrity, config=listing.config)
 
 
 @dataclass(slots=True)
@@ -136,7 +144,8 @@ class _Reader:
     def read_headers(self, paths: Sequence[str]) -> Plan[None]:
         """Read and validate the headers of these files, side by side."""
         first = tuple(Fetch(path, 0, self._first_read_bytes(path)) for path in paths)
-        chunks = dict(zip(paths, map(_needed, (yield self.priced(first))), strict=True))
+        answers = yield self.priced(first)
+        chunks = {path: self.shard(path, answer) for path, answer in zip(paths, answers, strict=True)}
         rest = tuple(
             Fetch(path, len(chunk.data), stop)
             for path, chunk in chunks.items()
@@ -150,6 +159,12 @@ class _Reader:
             self.weights_sha256 = chunk.sha256 if len(self.checkpoint.weights) == 1 else None
             self.adopt(path)
 
+    def shard(self, path: str, answer: Chunk | AuditError) -> Chunk:
+        """Return a weights file's bytes; that an index names one which is not there is a fault of the checkpoint."""
+        if isinstance(answer, NotFound) and self.checkpoint.index is not None:
+            raise BadFile(f"{self.where(path)}: the index names this shard, it is not there", SHARD_MISSING) from answer
+        return _needed(answer)
+
     def adopt(self, path: str) -> None:
         """Take a header's tensors over, and hold them against what the index promised."""
         found = {spec.name: Tensor(spec.name, path, spec.dtype, spec.shape) for spec in self.headers[path].tensors}
@@ -157,9 +172,24 @@ class _Reader:
         if lacking := [name for name in promised if name not in found]:
             raise BadFile(
                 f"{self.where(path)}: the index puts {len(promised):,} tensors here, {len(lacking):,} of them are not:"
-                f" {shown(lacking[0])}"
+                f" {shown(lacking[0])}",
+                INDEX_NAMES_MISSING_TENSOR,
             )
         self.tensors.update(found)
+
+    def ask_writers(self, found: Classification) -> Plan[Classification]:
+        """On request, read the smallest matrices that write to each stream whose norms are unknown, and hear them."""
+        left_bytes = self.options.weights_evidence_bytes
+        for stream in unknown_streams(found.norms) if left_bytes else ():
+            if shard := unopened_shard(tuple(self.tensors.values()), stream):
+                yield from self.read_headers([shard])
+            asked = witnesses(tuple(self.tensors.values()), stream, left_bytes)
+            left_bytes -= asked.size_bytes
+            specs = self.specs(writer.tensor.name for writer in asked.writers)
+            yield from self.read_ranges(specs.values())
+            values = (self.value(*specs[writer.tensor.name])[1] for writer in asked.writers)
+            found = with_testimony(found, stream, asked, values)
+        return found
 
     def read_norms(self, found: Classification) -> Plan[tuple[ReadNorm, ...]]:
         """Read the scales and biases that are wanted, and compute their figures; the other norms go along unread."""
@@ -194,11 +224,13 @@ class _Reader:
             if cut(spec, self.pieces[path]) is None:
                 missing.setdefault(path, []).append(spec)
         ranges = [(path, piece) for path, group in missing.items() for piece in plan_ranges(group)]
-        if not ranges:
+        parts = [(path, piece, part) for path, piece in ranges for part in piece.parts()]
+        if not parts:
             return
-        answers = yield self.priced(tuple(Fetch(path, piece.start, piece.stop) for path, piece in ranges))
-        for (path, piece), answer in zip(ranges, answers, strict=True):
-            self.pieces[path][piece] = _needed(answer).data
+        answers = yield self.priced(tuple(Fetch(path, part.start, part.stop) for path, _, part in parts))
+        for (path, piece, _), answer in zip(parts, answers, strict=True):
+            held = self.pieces[path]
+            held[piece] = held.get(piece, b"") + _needed(answer).data
 
     def value(self, path: str, spec: TensorSpec) -> tuple[bytes, np.ndarray]:
         data = cut(spec, self.pieces[path])
@@ -208,17 +240,11 @@ class _Reader:
 
     def figures(self, norm: Norm, values: Mapping[str, tuple[bytes, np.ndarray]]) -> ReadNorm:
         """Return the norm with its figures; the vectors and the kernel for final norms only."""
-        tau = self.options.dead_tau
-        stored, weight = values[norm.scale_tensor] if norm.scale_tensor else (b"", np.ones(norm.dim or 0))
+        if norm.scale_tensor is None:
+            return without_scale(norm, self.options.dead_tau)
+        stored, weight = values[norm.scale_tensor]
         beta = values[norm.bias_tensor][1] if norm.bias_tensor else None
-        if norm.scale_tensor:
-            norm = replace(with_values(norm, weight), dim=weight.size)
-        gamma = effective_scale(weight, norm.parameterisation)
-        scale = scale_figures(gamma, tau) if gamma.size else None
-        if not norm.is_final or not gamma.size:
-            return ReadNorm(norm, scale)
-        digest = hashlib.sha256(stored).hexdigest() if stored else None
-        return ReadNorm(norm, scale, kernel_figures(gamma, beta, norm.kind, tau), gamma, beta, digest)
+        return with_scale(norm, weight, beta, hashlib.sha256(stored).hexdigest(), self.options.dead_tau)
 
     def conclude(self, found: Classification, norms: tuple[ReadNorm, ...]) -> Reading:
         has_norms = any(read.norm.kind in ("layernorm", "rmsnorm", "unknown") for read in norms)
@@ -229,21 +255,25 @@ class _Reader:
             norm_kind=main.kind if main else found.norm_kind,
             norms=norms,
             tensors=tuple(self.tensors.values()),
-            integrity=tuple(dict.fromkeys((*found.integrity, *_verdicts(norms)))),
+            integrity=tuple(dict.fromkeys((*self.absent_shards(), *found.integrity, *value_verdicts(norms)))),
             file_count=len({tensor.file for tensor in self.tensors.values()}),
             checkpoint_bytes=self._checkpoint_bytes(),
             config=self.config,
             weights_sha256=self.weights_sha256,
         )
 
+    def absent_shards(self) -> Iterable[str]:
+        """Yield the verdict on an index that names shards which the listing has not, wanted or not."""
+        if not {tensor.file for tensor in self.tensors.values()} <= {file.path for file in self.listing.files}:
+            yield SHARD_MISSING
+
     def priced(self, fetches: tuple[Fetch, ...]) -> tuple[Fetch, ...]:
         """Return fetches, unless they would take this model past its byte limit."""
         self.planned_bytes += sum(fetch.stop - fetch.start for fetch in fetches if fetch.stop is not None)
-        if self.planned_bytes > self.options.max_model_bytes:
-            raise TooLarge(
-                f"{shown(self.listing.repo_id)}: {self.planned_bytes:,} bytes would have to be read,"
-                f" the limit for one model is {self.options.max_model_bytes:,}"
-            )
+        limit_bytes = self.options.max_model_bytes + self.options.weights_evidence_bytes
+        if self.planned_bytes > limit_bytes:
+            wanted = f"{self.planned_bytes:,} bytes would have to be read"
+            raise TooLarge(f"{shown(self.listing.repo_id)}: {wanted}, the limit for one model is {limit_bytes:,}")
         return fetches
 
     def _first_read_bytes(self, path: str) -> int:
@@ -266,15 +296,6 @@ def _needed(answer: Chunk | AuditError) -> Chunk:
     if isinstance(answer, AuditError):
         raise answer
     return answer
-
-
-def _verdicts(norms: Sequence[ReadNorm]) -> Iterable[str]:
-    """Yield what is wrong with the scales that were read, in the words of column `integrity`."""
-    scales = [read.scale for read in norms if read.scale and read.norm.scale_tensor]
-    if any(scale.nonfinite_count for scale in scales):
-        yield "scale_not_finite"
-    if scales and all(scale.gamma_min == scale.gamma_max == 1 for scale in scales):
-        yield "scales_all_one"
 
 
 def _formats_found(listing: Listing) -> str:

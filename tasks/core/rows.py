@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from tasks.core.reconclude import Concluded
 from tasks.core.records import METHOD_VERSION, READ_VERSION, Audit, Listing, Norm, Reading, ReadNorm, Tensor
 
 Row: TypeAlias = dict[str, Any]
@@ -33,14 +34,8 @@ class Stamp:
 
 def audit_rows(audit: Audit, stamp: Stamp) -> dict[str, list[Row]]:
     """Return {table: rows} of one audit, as interface.md section 3 names the columns."""
-    key = {"repo_id": audit.listing.repo_id, "sha": audit.listing.sha, "method_version": METHOD_VERSION}
-    norms = audit.reading.norms
-    return {
-        "audits": [_audit_row(audit, stamp)],
-        "norms": [{**key, **norm_row(read)} for read in norms],
-        "kernels": [{**key, **_kernel_row(read)} for read in norms if read.kernel],
-        "evidence": [{**key, **row} for read in norms for row in _evidence_rows(read.norm)],
-    }
+    concluded = conclusion_rows(audit.listing.repo_id, audit.listing.sha, audit.reading.norms)
+    return {"audits": [_audit_row(audit, stamp)], **concluded}
 
 
 def listing_row(listing: Listing, night: date) -> Row:
@@ -98,6 +93,39 @@ def unpack_tensors(packed: bytes) -> tuple[Tensor, ...]:
     )
 
 
+def pack_config(config: Mapping[str, object] | None) -> bytes | None:
+    """Return a config as compressed JSON; `unpack_config` is its inverse."""
+    return zlib.compress(orjson.dumps(config)) if config is not None else None
+
+
+def unpack_config(packed: bytes | None) -> Mapping[str, object] | None:
+    """Return what `pack_config` packed."""
+    return orjson.loads(zlib.decompress(packed)) if packed is not None else None
+
+
+def concluded_row(audit: Row, concluded: Concluded, stamp: Stamp) -> Row:
+    """Return a stored row of table audits with what today's method concludes; what it cost to read stays as it was."""
+    main = next((read.norm for read in concluded.norms if read.norm.is_main), None)
+    return {
+        **audit,
+        **dataclasses.asdict(stamp),
+        "method_version": METHOD_VERSION,
+        "norm_kind": concluded.norm_kind,
+        "final_tensor": main.scale_tensor if main else None,
+        "integrity": list(concluded.integrity),
+    }
+
+
+def conclusion_rows(repo_id: str, sha: str | None, norms: Sequence[ReadNorm]) -> dict[str, list[Row]]:
+    """Return the rows of tables norms, kernels and evidence of one checkpoint."""
+    key = {"repo_id": repo_id, "sha": sha, "method_version": METHOD_VERSION}
+    return {
+        "norms": [{**key, **norm_row(read)} for read in norms],
+        "kernels": [{**key, **_kernel_row(read)} for read in norms if read.kernel],
+        "evidence": [{**key, **row} for read in norms for row in _evidence_rows(read.norm)],
+    }
+
+
 def merge_rows(parts: Sequence[Mapping[str, list[Row]]]) -> dict[str, list[Row]]:
     """Return the rows of many audits, table by table."""
     merged: dict[str, list[Row]] = {}
@@ -145,7 +173,7 @@ def _audit_row(audit: Audit, stamp: Stamp) -> Row:
         **dataclasses.asdict(audit.cost),
         "weights_sha256": reading.weights_sha256,
         "shared_from": audit.shared_from,
-        "config": zlib.compress(orjson.dumps(reading.config)) if reading.config is not None else None,
+        "config": pack_config(reading.config),
     }
 
 

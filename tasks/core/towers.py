@@ -12,6 +12,7 @@ from typing import Literal
 
 from tasks.core.modules import Inventory, NormModules
 from tasks.core.paths import indices_of, path_of, vocabulary, words_of
+from tasks.core.records import Tensor
 
 Role = Literal["text", "vision", "audio", "aux", ""]
 
@@ -146,11 +147,15 @@ def _stacks(inventory: Inventory) -> list[Stack]:
 
 
 def _numbered(inventory: Inventory) -> list[tuple[tuple[str, ...], tuple[str, str]]]:
-    """Return (module path, names of its first and last tensor) of each pattern with an index."""
-    found = [(norm.path, (norm.scales[0].name, norm.scales[-1].name)) for norm in inventory.norms]
-    for pattern, tensors in inventory.others.items():
-        found.append((path_of(pattern.rpartition(".")[0]), (tensors[0].name, tensors[-1].name)))
-    return [(path, names) for path, names in found if "#" in path]
+    """Return (module path, names of its first tensor and of that with the highest index) of each pattern with one."""
+    held: list[tuple[tuple[str, ...], Sequence[Tensor]]] = [(norm.path, norm.scales) for norm in inventory.norms]
+    held += [(path_of(pattern.rpartition(".")[0]), tensors) for pattern, tensors in inventory.others.items()]
+    return [(path, (tensors[0].name, _highest(tensors))) for path, tensors in held if "#" in path]
+
+
+def _highest(tensors: Sequence[Tensor]) -> str:
+    """Return the name with the highest index: of names that differ in their indices alone, the longest and last."""
+    return max((tensor.name for tensor in tensors), key=lambda name: (len(name), name))
 
 
 def _labelled(towers: Sequence[Tower], medium: str) -> tuple[Tower, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -15,6 +16,7 @@ from tasks.core.records import Chunk, Listing
 from tasks.hub.options import HubOptions, encoded
 from tasks.hub.retry import Contradiction
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 HostEtag: TypeAlias = tuple[str | None, str]  # hosts name one file differently, but each always in the same way
 
 
@@ -55,7 +57,7 @@ class Remote:
         size, etag = headers.get("X-Linked-Size", ""), headers.get("X-Linked-Etag", "").strip('"')
         if size.isascii() and size.isdigit() and len(size) < 20:
             self.linked_bytes = int(size)
-        if len(etag) == 64:
+        if _SHA256.fullmatch(etag):
             self.sha256 = etag
         commit, sha = headers.get("X-Repo-Commit"), self.listing.sha
         if commit is not None and sha is not None and commit != sha:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -122,7 +121,7 @@ class Wire:
                         turn.answered(response.headers, asked_wait_s(response.status, response.headers))
                     yield response
             except _FAULTS as fault:  # "from None": aiohttp's own messages may quote the signed address
-                raise Transient(f"{job.where}: {shown(url.host)} gave no whole answer: {_kind_of(fault)}") from fault
+                raise Transient(f"{job.where}: {shown(url.host)} gave no whole answer: {_kind_of(fault)}") from None
 
     async def _let_through(self, url: URL) -> Turn:
         bucket = "resolvers" if "/resolve" in url.raw_path else "api"
@@ -203,7 +202,7 @@ def _etag(response: ClientResponse) -> tuple[str | None, str] | None:
 
 def _kind_of(fault: BaseException) -> str:
     """Return what went wrong without a word that an address could be in."""
-    if isinstance(fault, TimeoutError | asyncio.TimeoutError):
+    if isinstance(fault, TimeoutError):
         return "timed out"
     cause = fault.os_error if isinstance(fault, aiohttp.ClientConnectorError) else fault
     said = cause.strerror if isinstance(cause, OSError) and cause.strerror else ""

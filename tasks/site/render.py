@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,40 +17,12 @@ import jinja2
 import orjson
 
 from tasks.core.errors import shown
+from tasks.site.columns import COLUMNS, STATUSES, Column, figure
 
 Row: TypeAlias = Mapping[str, Any]
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell of text that begins so
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of the leaderboard: its name in the data, its heading, and what it means in a line."""
-
-    name: str
-    heading: str
-    says: str
-    numeric: bool = True
-
-
-COLUMNS = (
-    Column("repo_id", "repo", "owner and name on the Hub", numeric=False),
-    Column("downloads", "downloads", "of the last 30 days"),
-    Column("kind", "kind", "of the main final norm: layernorm centres its input, rmsnorm does not", numeric=False),
-    Column("parameterisation", "scale", "plain: γ = w; one_plus: γ = 1 + w", numeric=False),
-    Column("hidden_size", "d", "hidden size: length of the final norm's scale"),
-    Column("predicted_dead_dim", "dead", "directions that the scale alone proves or predicts to be dead"),
-    Column("participation_fraction", "PR/d", "how many coordinates share the kernel direction u, of all; 1: evenly"),
-    Column("top_share", "top share", "largest share uᵢ² of one coordinate"),
-    Column("condition_number", "cond.", "max|γ| / min|γ|"),
-    Column("confidence", "conf.", "that the kind is right"),
-    Column("probe_verdict", "probe", "whether a forward pass showed the dead direction", numeric=False),
-    Column("alignment", "align.", "|⟨u, v⟩| with the direction v of least variance in a forward pass"),
-    Column(
-        "preserved", "preserved", "whether no block shrinks the residual stream's least singular value", numeric=False
-    ),
-    Column("audited_at", "audited", "when, in UTC", numeric=False),
-)
+PAGE_ROWS = 5_000  # 5 MB of HTML, which a phone still sorts at once; CSV and JSON hold every row
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +31,7 @@ class Edition:
 
     Attributes:
         rows: the ranking, with at least the columns of COLUMNS; public repos only.
-        coverage: rows of status and count.
+        coverage: rows of status and models.
         made_at: when it was made, UTC.
         method_version: of the figures.
         hub_url: where a repo's page is, without a closing slash; None: repos are not linked.
@@ -82,6 +55,12 @@ def site_files(edition: Edition) -> dict[str, bytes]:
     }
 
 
+def markdown_cell(text: str) -> str:
+    """Return untrusted text as one cell of a Markdown table, nothing in it being markup, HTML or a bare link."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_{}[]<>|#&~" else c for c in shown(text))
+    return escaped.replace("://", ":\\//").replace("www.", "www\\.")
+
+
 def _document(edition: Edition, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "made_at": edition.made_at,
@@ -93,22 +72,28 @@ def _document(edition: Edition, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _page(edition: Edition, rows: Sequence[Row]) -> str:
-    template = _environment().get_template("index.html.j2")
-    return template.render(
-        columns=COLUMNS,
-        rows=rows,
-        coverage=edition.coverage,
-        models=sum(row["models"] for row in edition.coverage),
-        made_at=edition.made_at,
-        method_version=edition.method_version,
-        hub_url=edition.hub_url,
-        kinds=_kind_counts(rows),
+    kinds = Counter(str(row["kind"] or "unknown") for row in rows)
+    return (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            columns=_filled(rows),
+            rows=rows[:PAGE_ROWS],
+            ranked=len(rows),
+            kinds=kinds.most_common(),
+            coverage=edition.coverage,
+            listed=sum(row["models"] for row in edition.coverage),
+            says=STATUSES,
+            made_at=edition.made_at,
+            method_version=edition.method_version,
+            hub_url=edition.hub_url,
+        )
     )
 
 
-def _kind_counts(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    kinds = [str(row["kind"]) for row in rows]
-    return sorted(((kind, kinds.count(kind)) for kind in set(kinds)), key=lambda pair: -pair[1])
+def _filled(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns that hold anything: before the first probe, those of probes would be empty."""
+    return [column for column in COLUMNS if not rows or any(row[column.name] is not None for row in rows)]
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -125,33 +110,22 @@ def _harmless(value: Any) -> Any:
 
 def _markdown(edition: Edition, rows: Sequence[Row]) -> str:
     coverage = ", ".join(f"{row['status']} {row['models']:,}" for row in edition.coverage)
+    left_out = len(rows) - PAGE_ROWS
     lines = [
-        f"Coverage: {coverage}.",
+        f"Made {edition.made_at:%Y-%m-%d %H:%M} UTC. Public models by status: {coverage or 'none yet'}.",
         "",
         f"| {' | '.join(column.heading for column in COLUMNS)} |",
         f"|{'|'.join(' ---: ' if column.numeric else ' --- ' for column in COLUMNS)}|",
-        *(f"| {' | '.join(_plain(figure(row[column.name])) for column in COLUMNS)} |" for row in rows),
+        *(_markdown_row(row) for row in rows[:PAGE_ROWS]),
+        *(["", f"{left_out:,} more models are in leaderboard.csv and leaderboard.json."] if left_out > 0 else []),
+        "",
+        *(f"- **{column.heading}**: {markdown_cell(column.says)}" for column in COLUMNS),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _plain(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>|#" else c for c in shown(text))
-
-
-def figure(value: Any) -> str:
-    """Return a value as readers of the page see it."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1e4 else f"{value:.1e}"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d}"
-    return shown(value)
+def _markdown_row(row: Row) -> str:
+    return f"| {' | '.join(markdown_cell(figure(row[column.name], column.decimals)) for column in COLUMNS)} |"
 
 
 @cache
@@ -159,5 +133,9 @@ def _environment() -> jinja2.Environment:
     templates = resources.files("tasks.site") / "templates"
     loader = jinja2.FunctionLoader(lambda name: (templates / name).read_text(encoding="utf-8"))
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": figure, "path": lambda text: quote(text, safe="/")}
+    environment.filters |= {
+        "figure": figure,
+        "count": "{:,}".format,
+        "path": lambda text: quote(text, safe="/"),
+    }
     return environment

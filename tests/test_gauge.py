@@ -1,0 +1,299 @@
+"""The projector's trace: the gauge share's laws, which matrices are asked, and what their answer changes."""
+
+import itertools
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from safetensors.numpy import save
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.crawl import crawl_of
+from flows.settings import load_settings
+from tasks.core.errors import TooLarge
+from tasks.core.gauge import CONTROLS, gauge, gauge_evidence, gauge_share
+from tasks.core.names import survey
+from tasks.core.ranges import MAX_RANGE_BYTES
+from tasks.core.records import Tensor
+from tasks.core.writers import quantised_writer, writers_of
+from tests.checkpoints import GPT2_CONFIG, LLAMA_CONFIG, gpt2, llama
+from tests.test_reading import follow, main_norm, sharded
+
+WIDTH = 64
+UNHEARD_OF = {"model_type": "never_heard_of"}
+matrices = arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(-9, 9)).filter(
+    np.any
+)
+
+
+@given(matrices, st.integers(-150, 150))
+def test_the_share_does_not_depend_on_the_matrices_scale(matrix, exponent):
+    assert gauge_share(matrix * 10.0**exponent) == pytest.approx(gauge_share(matrix), abs=1e-12)
+
+
+@given(matrices)
+def test_over_all_directions_of_signs_the_share_is_one_in_the_mean_whatever_the_matrix(matrix):
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(matrix))))
+    # the share of s ⊙ W along 1 is that of W along s
+    assert np.mean([gauge_share(s[:, None] * matrix) for s in signs]) == pytest.approx(1, abs=1e-12)
+
+
+@given(matrices.filter(lambda matrix: np.ptp(matrix, axis=0).any()))
+def test_a_matrix_with_centred_columns_has_no_share(matrix):
+    assert gauge_share(matrix - matrix.mean(0)) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_matrix_of_independent_entries_has_a_share_near_one():
+    shares = [gauge_share(np.random.default_rng(seed).normal(size=(32, 48))) for seed in range(200)]
+    assert np.mean(shares) == pytest.approx(1, abs=4 * np.sqrt(2 / 48 / 200))
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.full((4, 4), np.inf)])
+def test_a_matrix_of_zeros_or_with_no_finite_values_has_no_share_and_speaks_for_nothing(matrix):
+    assert np.isnan(gauge_share(matrix))
+    fact = gauge_evidence(gauge([matrix], 4), ["h.0.out_proj.weight"])
+    assert (fact.source, fact.says, fact.strength) == ("weights", "unknown", 0.0)
+
+
+def test_what_a_writer_adds_along_one_is_seen_by_an_rmsnorm_and_not_by_a_layernorm():
+    rng = np.random.default_rng(0)
+    stream, writer, inputs = rng.normal(size=8), rng.normal(size=(8, 5)), rng.normal(size=5)
+    before, after = stream + writer @ inputs, stream + (writer + np.outer(np.ones(8), rng.normal(size=5))) @ inputs
+    np.testing.assert_allclose(layernorm(after), layernorm(before), atol=1e-12)
+    assert np.abs(rmsnorm(after) - rmsnorm(before)).max() > 0.1
+
+
+def layernorm(x):
+    return (x - x.mean()) / x.std()
+
+
+def rmsnorm(x):
+    return x / np.sqrt((x**2).mean())
+
+
+@pytest.mark.parametrize(("norm", "place"), [("layernorm", "pre"), ("layernorm", "post"), ("rmsnorm", "pre")])
+def test_gradient_descent_moves_what_a_writer_has_along_one_under_rmsnorm_alone(norm, place):
+    pytest.importorskip("torch")
+    from benchmarks.gauge_models import Cell, train
+    from deployments.demo.training import one_thread
+
+    cell = Cell(norm, place, tied=True, decay=False, optimizer="sgd", init="torch", seed=0)
+    with one_thread():
+        before, after = ({name: value.copy() for name, value in tensors.items()} for *_, tensors in train(cell, (0, 6)))
+    for writer in ("layers.0.self_attn.o_proj.weight", "layers.2.mlp.down_proj.weight"):
+        moved = np.abs(after[writer] - before[writer]).max()
+        along_one = np.abs((after[writer] - before[writer]).mean(0)).max()
+        assert (along_one < 1e-3 * moved) == (norm == "layernorm")
+
+
+def test_one_stands_below_all_controls_by_chance_in_one_generic_matrix_of_128():
+    found = [gauge([np.random.default_rng(seed).normal(size=(16, 8))], 16) for seed in range(640)]
+    assert len(found[0].controls) == CONTROLS
+    assert sum(each.is_special for each in found) <= 15  # 5 are expected; more than 15 come once in 10,000 times
+
+
+def test_of_several_matrices_the_median_counts():
+    rng = np.random.default_rng(0)
+    centred = rng.normal(size=(16, 8))
+    centred -= centred.mean(0)
+    generic = [rng.normal(size=(16, 8)) for _ in range(2)]
+    assert gauge([centred, *generic], 16).share == pytest.approx(min(map(gauge_share, generic)))
+
+
+# which matrices are asked
+
+
+def found_writers(tensors, width, dtype="F32"):
+    found = survey([Tensor(name, "m", dtype, np.shape(values)) for name, values in tensors.items()])
+    return writers_of(found, found.main.label, width)
+
+
+def test_the_writers_of_a_llama_are_its_output_and_down_projections():
+    found = found_writers(llama(), 8, "BF16")
+    assert {(writer.tensor.name, writer.stream_axis, writer.size_bytes) for writer in found} == {
+        (f"model.layers.{i}.{name}.weight", 0, 2 * size)
+        for i in (0, 1)
+        for name, size in (("self_attn.o_proj", 64), ("mlp.down_proj", 128))
+    }
+
+
+def test_the_single_letters_of_t5_are_known():
+    block = {"SelfAttention.q": (8, 8), "SelfAttention.o": (8, 8), "layer_norm": (8,)}
+    shapes = {f"block.{i}.layer.0.{part}.weight": shape for i in (0, 1) for part, shape in block.items()}
+    found = found_writers({name: np.ones(shape) for name, shape in shapes.items()}, 8)
+    assert [writer.tensor.name for writer in found] == [f"block.{i}.layer.0.SelfAttention.o.weight" for i in (0, 1)]
+
+
+def test_gpt2_stores_its_writers_the_other_way_round_even_the_square_ones():
+    found = found_writers(gpt2(), 8)
+    assert [(writer.tensor.name, writer.stream_axis) for writer in found] == [
+        (f"h.{i}.{part}.c_proj.weight", 1) for part in ("attn", "mlp") for i in (0, 1)
+    ]
+    linear = {name: values.T if values.ndim == 2 else values for name, values in gpt2().items()}
+    assert {writer.stream_axis for writer in found_writers(linear, 8)} == {0}
+
+
+def test_a_square_c_proj_among_square_matrices_could_be_stored_either_way_and_is_not_asked():
+    square = {name: values[:8, :8] if values.ndim == 2 else values for name, values in gpt2().items()}
+    assert found_writers(square, 8) == ()
+
+
+def test_a_quantised_matrix_is_no_witness_but_is_known():
+    tensors = [
+        Tensor(name.replace("proj.weight", "proj.qweight"), "m", "I32" if "proj" in name else "F16", np.shape(values))
+        for name, values in llama().items()
+    ]
+    found = survey(tensors)
+    assert writers_of(found, found.main.label, 8) == ()
+    assert quantised_writer(found, found.main.label).name == "model.layers.0.self_attn.o_proj.qweight"
+
+
+# what the plan reads, and what it concludes
+
+
+def mute(share=1.0, layers=3, width=WIDTH, hidden=4 * WIDTH):
+    """A checkpoint that tells no kind, its writers with this share of the mean energy along 1."""
+    rng = np.random.default_rng(0)
+    tensors = {"wte.weight": rng.normal(size=(32, width))}
+    for i in range(layers):
+        tensors |= {f"h.{i}.ln_1.weight": np.ones(width), f"h.{i}.attn.qkv.weight": rng.normal(size=(3 * width, width))}
+        tensors[f"h.{i}.attn.out_proj.weight"] = with_share(rng.normal(size=(width, width)), share)
+        tensors |= {f"h.{i}.ln_2.weight": np.ones(width), f"h.{i}.mlp.fc1.weight": rng.normal(size=(hidden, width))}
+        tensors[f"h.{i}.mlp.fc2.weight"] = with_share(rng.normal(size=(width, hidden)), share)
+    tensors["ln_f.weight"] = rng.lognormal(0, 0.3, width)
+    return {name: values.astype(np.float32) for name, values in tensors.items()}
+
+
+def with_share(matrix, share):
+    mean = matrix.mean(0)
+    return matrix - mean + mean * np.sqrt(share / gauge_share(matrix))
+
+
+def audit(tensors, config=UNHEARD_OF, weights_evidence_bytes=10**6, **options):
+    files = {"model.safetensors": save(tensors)} if "model.safetensors.index.json" not in tensors else tensors
+    return follow(files, config, weights_evidence_bytes=weights_evidence_bytes, **options)
+
+
+def read_bytes(rounds):
+    return sum(fetch.stop - fetch.start for fetches in rounds for fetch in fetches if fetch.stop)
+
+
+def heard(reading):
+    [fact] = [fact for fact in main_norm(reading).norm.evidence if fact.source == "weights"]
+    return fact
+
+
+def test_writers_that_hardly_reach_along_one_make_the_norms_of_their_stream_layernorms():
+    reading, _ = audit(mute(share=0.2))
+    assert {read.norm.kind for read in reading.norms} == {"layernorm"}
+    assert {read.norm.decided_by for read in reading.norms} == {"weights"}
+    assert (reading.norm_kind, main_norm(reading).kernel.predicted_dead_dim) == ("layernorm", 1)
+    assert main_norm(reading).norm.parameterisation == "plain"
+    assert heard(reading).detail.startswith("gauge_share 0.2 along 1, 0.")
+    assert "h.0.attn.out_proj.weight, h.1.attn.out_proj.weight" in heard(reading).detail
+
+
+def test_generic_writers_speak_for_rmsnorm_and_leave_the_norm_unknown():
+    reading, _ = audit(mute())
+    assert heard(reading).says == "rmsnorm"
+    assert 0 < heard(reading).strength < 0.8
+    assert {read.norm.kind for read in reading.norms} == {"unknown"}
+
+
+def test_writers_that_were_centred_on_purpose_say_nothing():
+    tensors = mute(share=1e-30)
+    rounded = {name: values.astype(ml_dtypes.bfloat16).astype(np.float32) for name, values in tensors.items()}
+    for stored in (tensors, rounded):
+        reading, _ = audit(stored)
+        assert (reading.norm_kind, heard(reading).says) == ("unknown", "unknown")
+        assert "folded" in heard(reading).detail
+
+
+def test_no_matrix_is_read_unless_it_was_asked_for():
+    reading, rounds = audit(mute(share=0.2), weights_evidence_bytes=0)
+    asked, more = audit(mute(share=0.2))
+    assert reading.norm_kind == "unknown"
+    assert not any(fact.source == "weights" for read in reading.norms for fact in read.norm.evidence)
+    assert read_bytes(more) - read_bytes(rounds) >= 3 * 4 * WIDTH**2
+    assert asked.norm_kind == "layernorm"
+
+
+@pytest.mark.parametrize(("tensors", "config"), [(gpt2(128), GPT2_CONFIG), (llama(128), LLAMA_CONFIG)])
+def test_of_a_norm_that_is_decided_no_writer_is_read(tensors, config):
+    plain, rounds = audit(tensors, config, weights_evidence_bytes=0, config_is_whole=True)
+    asked, more = audit(tensors, config, config_is_whole=True)
+    assert rounds == more
+    assert asked.norm_kind == plain.norm_kind != "unknown"
+
+
+def test_the_smallest_writers_are_read_and_no_more_than_the_budget_allows():
+    of_one = 4 * WIDTH**2
+    reading, rounds = audit(mute(share=0.2), weights_evidence_bytes=2 * of_one + 7)
+    assert heard(reading).detail.endswith("the median of h.0.attn.out_proj.weight, h.1.attn.out_proj.weight")
+    _, without = audit(mute(share=0.2), weights_evidence_bytes=0)
+    assert read_bytes(rounds) - read_bytes(without) <= 2 * of_one + 7
+
+
+def test_a_budget_that_pays_for_no_writer_is_told_and_costs_nothing():
+    reading, rounds = audit(mute(share=0.2), weights_evidence_bytes=1000)
+    assert reading.norm_kind == "unknown"
+    assert "h.0.attn.out_proj.weight, has 16,384 bytes; 1,000 may be read" in heard(reading).detail
+    assert rounds == audit(mute(share=0.2), weights_evidence_bytes=0)[1]
+
+
+def test_the_evidence_comes_on_top_of_what_a_model_may_cost_otherwise():
+    tensors = mute(share=0.2)
+    _, rounds = audit(tensors, weights_evidence_bytes=0)
+    reading, _ = audit(tensors, max_model_bytes=read_bytes(rounds))
+    assert reading.norm_kind == "layernorm"
+    with pytest.raises(TooLarge, match="the limit for one model is 1,050"):
+        audit(tensors, max_model_bytes=1000, weights_evidence_bytes=50)
+
+
+def test_quantised_writers_are_told_to_be_no_witnesses():
+    packed = {
+        name.replace("proj.weight", "proj.qweight").replace("fc2.weight", "fc2.qweight"): (
+            values.astype(np.int32) if "proj" in name or "fc2" in name else values
+        )
+        for name, values in mute(share=0.2).items()
+    }
+    reading, _ = audit(packed)
+    assert reading.norm_kind == "unknown"
+    assert heard(reading).detail.startswith("h.0.attn.out_proj.qweight is stored as I32: a quantised")
+
+
+def test_a_matrix_longer_than_one_range_is_read_in_parts():
+    reading, rounds = audit(mute(share=0.2, layers=2, width=1088, hidden=16), weights_evidence_bytes=5 * 10**6)
+    assert max(fetch.stop - fetch.start for fetches in rounds for fetch in fetches if fetch.stop) == MAX_RANGE_BYTES
+    assert "h.0.attn.out_proj.weight" in heard(reading).detail
+    assert reading.norm_kind == "layernorm"
+
+
+def test_a_shard_with_the_writers_is_opened_where_that_of_the_final_norm_has_none():
+    files = sharded(mute(share=0.2), at=len(mute()) - 1)
+    reading, rounds = audit(files)
+    assert reading.norm_kind == "layernorm"
+    assert "model-00001-of-00002.safetensors" in {fetch.path for fetches in rounds for fetch in fetches}
+
+
+def test_a_night_reads_no_matrix_unless_its_settings_say_so(tmp_path):
+    path = tmp_path / "nightly.toml"
+    path.write_text("[[sources]]\ntop = 5\n")
+    assert crawl_of(load_settings(path)).read.weights_evidence_bytes == 0
+    path.write_text("[[sources]]\ntop = 5\n[limits]\nweights_evidence_bytes = 5_000\n")
+    assert crawl_of(load_settings(path)).read.weights_evidence_bytes == 5000
+
+
+def test_the_command_passes_the_option_on(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(save(mute(share=0.2)))
+    (tmp_path / "config.json").write_text(json.dumps(UNHEARD_OF))
+    asked = ["audit", str(tmp_path), "--json", "--no-store"]
+    plain, more = (CliRunner().invoke(app, [*asked, *option]) for option in ((), ("--weights-evidence", "100000")))
+    assert json.loads(plain.stdout)["norm_kind"] == "unknown"
+    [final] = json.loads(more.stdout)["final_norms"]
+    assert (final["kind"], final["decided_by"]) == ("layernorm", "weights")
