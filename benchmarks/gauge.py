@@ -162,9 +162,13 @@ def print_bins(title: str, rows: Sequence[Row]) -> None:
         here = [row for row in rows if low <= row["share"] < high]
         cells = [_counts([row for row in here if _is_special(row) is special]) for special in (True, False)]
         print(f"  {low:.1f} to {high:<5.1f} {cells[0]:26} {cells[1]}")
-    decided = [row for row in rows if _is_special(row) and CENTRED_BELOW <= row["share"] < LAYERNORM_BELOW]
-    print(f"  the gauge says layernorm: {_counts(decided)}")
-    print(f"  the gauge says rmsnorm:   {_counts([row for row in rows if row['share'] > RMSNORM_ABOVE])}")
+    low = CENTRED_BELOW
+    for high, _ in LAYERNORM_BELOW:
+        spoken = [row for row in rows if _is_special(row) and low <= row["share"] < high]
+        print(f"  the gauge says layernorm, {low} to {high}: {_counts(spoken)}")
+        low = high
+    spoken = [row for row in rows if row["share"] > RMSNORM_ABOVE]
+    print(f"  the gauge says rmsnorm, above {RMSNORM_ABOVE}: {_counts(spoken)}")
 
 
 def _is_special(row: Row) -> bool:

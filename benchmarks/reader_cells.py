@@ -76,6 +76,11 @@ class Result:
         return [sample["models"] / sample["wall_s"] for sample in self.at_once or self.alone]
 
     @property
+    def cpu_ms(self) -> list[float]:
+        """CPU milliseconds a model in the same rounds."""
+        return [sample["cpu_s"] / sample["models"] * 1e3 for sample in self.at_once or self.alone]
+
+    @property
     def is_held_by_the_hub(self) -> bool:
         """Whether the stand-in was busy nearly all the time, so that the reader may be faster than was seen."""
         return median(sample["hub_busy"] for sample in self.at_once or self.alone) > 0.9

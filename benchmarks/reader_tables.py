@@ -29,10 +29,11 @@ def readers_table(results: Iterable[Result]) -> str:
         "CDN requests",
         "MB",
         "wall s, one model",
-        "CPU ms a model",
+        "CPU ms, one model",
         "peak MB",
-        "models/s, most at once",
-        "at",
+        "models/s, many at once",
+        "CPU ms a model",
+        "at once",
     )
     return table(head, [_reader_row(result, ours) for result, ours in _beside_ours(results)])
 
@@ -55,6 +56,7 @@ def _reader_row(result: Result, ours: Result) -> tuple[str, ...]:
         _spread("{:.1f}", result, ours, lambda sample: sample["cpu_s"] * 1e3),
         _spread("{:.1f}", result, ours, lambda sample: sample["peak_bytes"] / 1e6),
         _speed(result, ours),
+        _with_range("{:.1f}", result.cpu_ms, ratios(result.cpu_ms, ours.cpu_ms)),
         str(result.concurrency or 1),
     )
 

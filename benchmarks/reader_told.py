@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.reader_rivals import INDEX, SINGLE, Repo, is_wanted, wanted_files
 from tasks.core.dtypes import decode
 from tasks.core.header import parse_header
-from tasks.core.ranges import cut, plan_ranges
+from tasks.core.ranges import ByteRange, cut, plan_ranges
 from tasks.core.reading import FIRST_READ_BYTES
 from tasks.core.records import Chunk, Fetch, Header, Listing
 from tasks.hub import Hub, HubOptions, Learned, Meter
@@ -51,9 +51,10 @@ def told_plan(repo: Repo, norms: str) -> Plan:
     heads: tuple[Chunk, ...] = yield tuple(Fetch(path, 0, FIRST_READ_BYTES) for path in paths)
     headers = [parse_header(head.data, head.file_bytes, path) for path, head in zip(paths, heads, strict=True)]
     wanted = [(path, spec) for path, header in zip(paths, headers, strict=True) for spec in _wanted(header, norms)]
-    ranges = [(path, piece) for path in paths for piece in plan_ranges(spec for at, spec in wanted if at == path)]
+    pieces = {path: {ByteRange(0, len(head.data)): head.data} for path, head in zip(paths, heads, strict=True)}
+    missing = [(path, spec) for path, spec in wanted if cut(spec, pieces[path]) is None]
+    ranges = [(path, piece) for path in paths for piece in plan_ranges(spec for at, spec in missing if at == path)]
     answers: tuple[Chunk, ...] = yield tuple(Fetch(path, piece.start, piece.stop) for path, piece in ranges)
-    pieces: dict[str, dict[Any, bytes]] = {path: {} for path in paths}
     for (path, piece), answer in zip(ranges, answers, strict=True):
         pieces[path][piece] = answer.data
     return {spec.name: decode(spec, cut(spec, pieces[path]) or b"", path) for path, spec in wanted}

@@ -19,7 +19,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uvicorn import Server
 
 STARTUP_S = 120  # the first start creates Prefect's database, which takes 15 s on an idle machine
 STOP_S = 10
@@ -176,21 +179,23 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 def _serve() -> None:
     """Serve Prefect's API on a free loopback port, named on stdout, until stdin closes."""
-    import uvicorn
+    serving: list[Server] = []
+    threading.Thread(target=_end_with_parent, args=(serving,), daemon=True).start()
+    import uvicorn  # takes seconds, in which the parent may die: so the thread above is first
     from prefect.server.api.server import create_app
 
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(create_app(ephemeral=True, final=True), log_level="error", lifespan="on")
-    server = uvicorn.Server(config)
-    threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
-    server.run(sockets=[listener])
+    serving.append(uvicorn.Server(config))
+    serving[0].run(sockets=[listener])
 
 
-def _end_with_parent(server: object) -> None:
+def _end_with_parent(serving: list[Server]) -> None:
     os.read(0, 1)  # not sys.stdin, whose lock an ending interpreter waits for
-    server.should_exit = True  # type: ignore[attr-defined]
-    time.sleep(STOP_S / 2)
+    for server in serving:
+        server.should_exit = True
+        time.sleep(STOP_S / 2)
     os._exit(0)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flows import output, results
 from storage.database import open_database
@@ -17,6 +18,8 @@ from storage.scan import sql_file
 from storage.sql import check_select, lock
 from storage.store import Store, open_store
 from tasks.publishing import coverage_of, edition_of, write_edition
+
+T = TypeVar("T")
 
 PROMPT = "normaudit> "
 LEAVING = ("exit", "quit", ".exit", ".quit", r"\q")  # what other prompts are left with
@@ -46,7 +49,7 @@ def select(database: Any, query: str) -> Any:
 
     check_select(database, query)
     try:
-        return database.sql(query).to_arrow_table()
+        return _interruptible(database, lambda: database.sql(query).to_arrow_table())
     except duckdb.Error as error:
         raise StoreError(f"DuckDB: {error}") from error
 
@@ -140,6 +143,17 @@ def night_line(summary: dict[str, Any]) -> str:
         f"{f' ({statuses})' if statuses else ''}; {summary['hub_requests']:,} requests to the Hub,"
         f" {summary['cdn_requests']:,} to its CDN, {summary['bytes_read']:,} bytes read, {summary['seconds']:,.1f} s"
     )
+
+
+def _interruptible(database: Any, action: Callable[[], T]) -> T:
+    """Return the action's result; Ctrl-C, which DuckDB does not see while it works, ends its query first."""
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(action)
+        try:
+            return working.result()
+        except KeyboardInterrupt:
+            database.interrupt()
+            raise
 
 
 def _existing_store(location: str) -> Store:

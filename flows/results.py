@@ -75,7 +75,9 @@ def _write_parquet(result: Any, output: Path | None) -> None:
     if output is None and sys.stdout.isatty():
         raise UsageError("Parquet is no text for a terminal; name a file with --output")
     try:
-        pyarrow.parquet.write_table(result, output or sys.stdout.buffer, compression="zstd")
+        # given a name rather than a file, Arrow would delete what has that name when it cannot write, a device too
+        with output.open("wb") if output else nullcontext(sys.stdout.buffer) as file:
+            pyarrow.parquet.write_table(result, file, compression="zstd")
     except pyarrow.ArrowNotImplementedError as error:
         raise UsageError(f"Parquet has no such type; cast it to VARCHAR: {error}") from error
 
@@ -86,10 +88,10 @@ def _csv(result: Any) -> Iterator[str]:
     import io
 
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer)  # only as its own line's end does it quote a "\r"
     for row in (result.column_names, *([_text(value) for value in row] for row in _rows(result))):
         writer.writerow(row)
-        yield buffer.getvalue()
+        yield buffer.getvalue().removesuffix("\r\n") + "\n"
         buffer.seek(0)
         buffer.truncate()
 

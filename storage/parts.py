@@ -61,8 +61,7 @@ def write_part(
     name = part_name(table, night, audit_id, batch)
     if name in read_merged(store, night).replaced:
         raise StoreError(f"{name} was merged with its night already; write under another audit_id")
-    schema = TABLES[table]
-    content = rows_to_table([{"night": night, "audit_id": audit_id, **row} for row in rows], schema, table)
+    content = rows_to_table(list(rows), TABLES[table], table, {"night": night, "audit_id": audit_id})
     with store.place.writing(name) as file:
         pq.write_table(with_versions(content, versions), file, compression="zstd")
     return name

@@ -14,24 +14,26 @@ from numpy.typing import NDArray
 from storage.errors import StoreError
 
 Row = Mapping[str, Any]
+_NOTHING: Row = {}
 
 
-def rows_to_table(rows: Sequence[Row], schema: pa.Schema, called: str) -> pa.Table:
+def rows_to_table(rows: Sequence[Row], schema: pa.Schema, called: str, common: Row = _NOTHING) -> pa.Table:
     """Return rows as an Arrow table of exactly this schema; a column that a row lacks is null.
 
     Args:
         rows: values by column; times as datetime or ISO 8601 text, vectors as sequences or NumPy arrays.
         schema: the table's columns.
         called: the table's name, for messages.
+        common: values of the columns that no row has to repeat.
 
     Raises:
         StoreError: a row has a column that the table lacks, a key is null, a value does not fit its column's
             type, or a number is NaN or infinite.
     """
-    unknown = {name for row in rows for name in row} - set(schema.names)
+    unknown = set().union(*rows) - set(schema.names)
     if unknown:
         raise StoreError(f"table {called} has no column {', '.join(sorted(unknown))}; it has {', '.join(schema.names)}")
-    arrays = [_array([row.get(field.name) for row in rows], field, called) for field in schema]
+    arrays = [_array([row.get(field.name, common.get(field.name)) for row in rows], field, called) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 

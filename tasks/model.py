@@ -9,6 +9,7 @@ Source: maths.md, sections 1 and 6.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import re
 from typing import Any, Literal, NamedTuple, get_args
@@ -76,7 +77,12 @@ MORE_ABSENT: dict[str, Any] = {
     "head_dim": HEAD_DIM.fixed,
 }
 # read from configs that declare no such field
-UNDECLARED: dict[str, Any] = {"rope_theta": 10_000.0, "out_indices": [1, 2, 3, 4]}
+UNDECLARED: dict[str, Any] = {
+    "rope_theta": 10_000.0,
+    "out_indices": [1, 2, 3, 4],
+    "shared_expert_intermediate_size": 64,
+    "spatial_merge_size": 2,
+}
 # filled by the class from other fields, or the same under another name
 DERIVED = frozenset({"stage_names", "out_features", "out_indices", "architectures", "model_type", "num_labels"})
 
@@ -111,12 +117,22 @@ def default_config(config_class: Any) -> Any:
     return config_class(**given)
 
 
+def with_parts(config: Any) -> Any:
+    """Return a copy of a config with a default for each nested one that is absent."""
+    absent = {name: spec for name, spec in config.sub_configs.items() if getattr(config, name, None) is None}
+    filled = copy.deepcopy(config)
+    for name, spec in absent.items():
+        if spec.__name__ != "AutoConfig":
+            setattr(filled, name, spec())
+    return filled
+
+
 def stand_in_for_timm() -> None:
     """Let models be built around vision towers from timm, which is another library: those towers are then empty."""
     from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-    class Empty(PreTrainedModel):
+    class Empty(PreTrainedModel):  # type: ignore[misc]  # an untyped library
         """A tower of which nothing is known."""
 
         main_input_name = "pixel_values"

@@ -4,10 +4,11 @@ import pytest
 
 pytest.importorskip("fsspec", reason="HfFileSystem is built on it")
 
+from benchmarks import reader_night
 from benchmarks.reader_cells import READERS, Bench, Case, Result, check_values
 from benchmarks.reader_child import digest_of_audit
 from benchmarks.reader_process import Child
-from benchmarks.reader_tables import models_an_hour, quota_table, read_table, readers_table
+from benchmarks.reader_tables import models_an_hour, night_table, quota_table, read_table, readers_table
 from tasks.core.records import Audit, Listing, Reading
 
 REQUESTS = ("api", "resolvers", "cdn")
@@ -19,9 +20,14 @@ def result(reader="ours", digests=("a",), **counts):
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with Child("benchmarks.reader_standin") as hub:
-        yield Bench(hub, str(tmp_path_factory.mktemp("hub")), models_a_run=(2, 2))
+def hub():
+    with Child("benchmarks.reader_standin") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bench(hub, tmp_path_factory):
+    return Bench(hub, str(tmp_path_factory.mktemp("hub")), models_a_run=(2, 2))
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,16 @@ def test_the_tables_name_every_reader_and_what_was_read(single):
         assert name in readers_table(found)
         assert name in quota_table(found)
     assert f"{single['ours'].each('bytes'):,.0f}" in read_table(found)
+
+
+def test_a_night_audits_what_the_hub_lists_at_the_cost_of_the_reader_alone(hub, own_home, monkeypatch):
+    stocked = hub.ask(stock=("tiny", "night", 3))
+    monkeypatch.setenv("HF_ENDPOINT", stocked["endpoint"])
+    night = reader_night.measured(0, "night", "final")
+    assert night["models"] == 3
+    served = hub.ask()
+    assert tuple(served[kind] for kind in REQUESTS) == (1, 3 * 1, 3 * 2)
+    assert "final" in night_table({"final": [night | {"hub_busy": 0.5}]})
 
 
 def test_readers_that_differ_are_refused():

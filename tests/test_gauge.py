@@ -198,6 +198,21 @@ def test_writers_that_hardly_reach_along_one_make_the_norms_of_their_stream_laye
     assert "h.0.attn.out_proj.weight, h.1.attn.out_proj.weight" in heard(reading).detail
 
 
+def test_a_share_that_fell_only_part_of_the_way_speaks_for_layernorm_but_is_no_answer_by_itself():
+    reading, _ = audit(mute(share=0.6))
+    assert (heard(reading).says, reading.norm_kind) == ("layernorm", "unknown")
+    assert main_norm(reading).norm.confidence == pytest.approx((1 + heard(reading).strength) / 2)
+
+
+def test_a_low_share_that_some_random_directions_have_as_well_speaks_for_nothing():
+    one_row = np.zeros((16, 8))
+    one_row[0] = 1.0
+    opposed = one_row - np.roll(one_row, 1, axis=0) * 0.5  # (1 - 0.5)² or (1 + 0.5)² along any direction of signs
+    fact = gauge_evidence(gauge([opposed], 16), ["h.0.out_proj.weight"])
+    assert gauge_share(opposed) == pytest.approx(0.2)
+    assert (fact.says, fact.strength) == ("unknown", 0.0)
+
+
 def test_generic_writers_speak_for_rmsnorm_and_leave_the_norm_unknown():
     reading, _ = audit(mute())
     assert heard(reading).says == "rmsnorm"

@@ -7,12 +7,12 @@ import pytest
 from typer.main import get_command
 
 from flows.cli import app
-from flows.output import print_table
 from flows.query import open_reader, select
+from flows.results import write_result
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-QUERIES = re.findall(r"```sql\n(.*?)```(?:\s*```text\n(.*?)```)?", README, re.DOTALL)
+QUERIES = re.findall(r"```sql\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def database(demo_store):
 
 
 def printed(result, capsys):
-    print_table(result.column_names, list(zip(*(column.to_pylist() for column in result.columns), strict=True)))
+    write_result(result, "table")
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
@@ -34,7 +34,7 @@ def test_the_readme_asks_questions():
 def test_a_query_of_the_readme_answers_as_the_readme_says(query, shown, database, capsys):
     lines = printed(select(database, query), capsys)
     assert len(lines) > 2
-    assert not shown or [line.rstrip() for line in shown.splitlines()] == lines
+    assert [line.rstrip() for line in shown.splitlines()] == lines
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!https?:)[^)#]+)\)", README))))

@@ -24,7 +24,9 @@ from tasks.core.records import Status
 
 def shown(text: object, limit: int = 200) -> str:
     """Return untrusted text as one printable line: control and format characters escaped, at most limit characters."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 

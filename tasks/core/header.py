@@ -167,7 +167,7 @@ def _spec(name: str, entry: object, data_start: int, where: str) -> TensorSpec:
 
 
 def _naturals(value: object) -> bool:
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    return isinstance(value, list) and set(map(type, value)) <= {int} and min(value, default=0) >= 0
 
 
 def _check_size(name: str, dtype: str, shape: list[int], offsets: list[int], where: str) -> None:

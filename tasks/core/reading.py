@@ -28,7 +28,7 @@ from tasks.core.kinds import Classification, classify
 from tasks.core.ranges import ByteRange, check_scale_size, cut, plan_ranges
 from tasks.core.records import Chunk, Fetch, Header, Listing, Norm, Reading, ReadNorm, Tensor, TensorSpec
 from tasks.core.registry import Registry
-from tasks.core.selection import Checkpoint, select_checkpoint
+from tasks.core.selection import Checkpoint, select_checkpoint, why_none
 from tasks.core.streams import unknown_streams, unopened_shard, with_testimony, witnesses
 from tasks.core.verdicts import INDEX_NAMES_MISSING_TENSOR, SHARD_MISSING
 
@@ -38,7 +38,7 @@ Plan: TypeAlias = Generator[tuple[Fetch, ...], Answers, T]
 
 FIRST_READ_BYTES = 65_536  # the header of a single-file model of 7 B parameters takes 34 kB
 HEADER_BYTES_PER_TENSOR = 160  # 117 on average; a second request costs more than the difference
-_OTHER_FORMATS = {"bin", "ckpt", "gguf", "h5", "msgpack", "onnx", "pt", "pth"}
+METADATA_BYTES = 4_096  # of a header besides its tensors: {"format": "pt"} takes 30, merge recipes take more
 MAX_ROUNDS = 4  # a shard's shapes may move the final norm to another shard, but not for ever
 
 
@@ -73,7 +73,7 @@ def read_checkpoint(listing: Listing, options: ReadOptions) -> Plan[Reading]:
     """
     checkpoint = select_checkpoint(listing.files)
     if checkpoint is None:
-        return Reading("no_safetensors", _formats_found(listing), None, config=listing.config)
+        return Reading("no_safetensors", why_none(listing.files), None, config=listing.config)
     reader = _Reader(listing, checkpoint, options, config=listing.config)
     yield from reader.open()
     classification = yield from reader.settle()
@@ -278,7 +278,8 @@ class _Reader:
 
     def _first_read_bytes(self, path: str) -> int:
         promised = sum(tensor.file == path for tensor in self.tensors.values())
-        return max(FIRST_READ_BYTES, LENGTH_BYTES + promised * HEADER_BYTES_PER_TENSOR)
+        by_index = LENGTH_BYTES + METADATA_BYTES + promised * HEADER_BYTES_PER_TENSOR
+        return by_index if promised else FIRST_READ_BYTES
 
     def _checkpoint_bytes(self) -> int | None:
         files = {tensor.file for tensor in self.tensors.values()}
@@ -296,9 +297,3 @@ def _needed(answer: Chunk | AuditError) -> Chunk:
     if isinstance(answer, AuditError):
         raise answer
     return answer
-
-
-def _formats_found(listing: Listing) -> str:
-    endings = {file.path.rpartition(".")[2] for file in listing.files}
-    others = f"; weights as {', '.join(sorted(endings & _OTHER_FORMATS))}" if endings & _OTHER_FORMATS else ""
-    return f"no safetensors file among {len(listing.files):,} files{others}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +16,22 @@ import orjson
 from numpy.typing import NDArray
 
 from tasks.core.reconclude import Concluded
-from tasks.core.records import METHOD_VERSION, READ_VERSION, Audit, Listing, Norm, Reading, ReadNorm, Tensor
+from tasks.core.records import (
+    METHOD_VERSION,
+    READ_VERSION,
+    Audit,
+    Evidence,
+    Listing,
+    Norm,
+    Reading,
+    ReadNorm,
+    Tensor,
+)
 
 Row: TypeAlias = dict[str, Any]
 
 COUNTED_KINDS = ("layernorm", "rmsnorm", "unknown")  # always in the JSON's counts, also when 0
+_INDEX = re.compile(r"\d+")
 _NORM_COLUMNS = [column.name for column in dataclasses.fields(Norm) if column.name != "evidence"]
 
 
@@ -122,7 +134,7 @@ def conclusion_rows(repo_id: str, sha: str | None, norms: Sequence[ReadNorm]) ->
     return {
         "norms": [{**key, **norm_row(read)} for read in norms],
         "kernels": [{**key, **_kernel_row(read)} for read in norms if read.kernel],
-        "evidence": [{**key, **row} for read in norms for row in _evidence_rows(read.norm)],
+        "evidence": [{**key, **row} for row in _evidence_rows([read.norm for read in norms])],
     }
 
 
@@ -193,9 +205,22 @@ def _finite(vector: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     return vector if vector is not None and np.isfinite(vector).all() else None
 
 
-def _evidence_rows(norm: Norm) -> Iterator[Row]:
-    for piece in norm.evidence:
-        yield {"module": norm.module, "scale_tensor": norm.scale_tensor, **dataclasses.asdict(piece)}
+def _evidence_rows(norms: Sequence[Norm]) -> Iterator[Row]:
+    """Yield all facts on final norms; of what the norms of many layers share, that on the first of them."""
+    told: set[tuple[str, Evidence]] = set()
+    for norm in norms:
+        pattern = _INDEX.sub("#", norm.module)
+        for fact in norm.evidence:
+            if norm.is_final or (pattern, fact) not in told:
+                told.add((pattern, fact))
+                yield {
+                    "module": norm.module,
+                    "scale_tensor": norm.scale_tensor,
+                    "source": fact.source,
+                    "says": fact.says,
+                    "strength": fact.strength,
+                    "detail": fact.detail,
+                }
 
 
 def _final_json(read: ReadNorm) -> Row:

@@ -21,6 +21,7 @@ _STEMS = ("model", "diffusion_pytorch_model", "pytorch_model", "consolidated", "
 _LAST_STEMS = ("adapter_model", "pytorch_lora_weights", "optimizer", "training_state")
 # Folders of a diffusers pipeline, the denoiser first: it is what such a repo is for.
 _COMPONENTS = ("transformer", "unet", "prior", "decoder", "text_encoder", "text_encoder_2", "image_encoder", "vae")
+_OTHER_FORMATS = frozenset({"bin", "ckpt", "gguf", "h5", "msgpack", "onnx", "pt", "pth"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,12 @@ def select_checkpoint(files: Sequence[RepoFile]) -> Checkpoint | None:
         (_rank(key, found), found) for key, members in groups.items() for found in _checkpoints(key[0], members)
     ]
     return min(candidates, key=lambda candidate: candidate[0])[1] if candidates else None
+
+
+def why_none(files: Sequence[RepoFile]) -> str:
+    """Return in words what a repo holds instead of a safetensors file."""
+    found = sorted({file.path.rpartition(".")[2] for file in files} & _OTHER_FORMATS)
+    return f"no safetensors file among {len(files):,} files{'; weights as ' if found else ''}{', '.join(found)}"
 
 
 def _checkpoints(folder: str, members: list[tuple[RepoFile, re.Match[str]]]) -> Iterable[Checkpoint]:

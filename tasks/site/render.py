@@ -21,7 +21,7 @@ from tasks.site.columns import COLUMNS, STATUSES, Column, figure
 
 Row: TypeAlias = Mapping[str, Any]
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell of text that begins so
+FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet would run a cell of text that begins so
 PAGE_ROWS = 5_000  # 5 MB of HTML, which a phone still sorts at once; CSV and JSON hold every row
 
 
@@ -105,7 +105,11 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    """Return a value as CSV holds it; text as one line that no spreadsheet runs."""
+    if not isinstance(value, str):
+        return value
+    text = shown(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA_STARTS) else text
 
 
 def _markdown(edition: Edition, rows: Sequence[Row]) -> str:
