@@ -56,8 +56,12 @@ def _missing(promised: Iterable[NormFacts], found: Survey, known: Known) -> list
 
 
 def _is_beside(norm: NormFacts, there: Iterable[NormFacts]) -> bool:
-    """Return whether what surrounds a missing norm is there: others of its block, or the stack that it ends."""
-    of_tower = [fact.pattern for fact in there if fact.tower == norm.tower and _block(fact.pattern)]
+    """Return whether what surrounds a missing norm is there: others of its block, or the stack that it ends.
+
+    Others of its kind: blocks of convolutions, with batch norms, may stand where blocks of attention do.
+    """
+    peers = (fact for fact in there if (fact.tower, fact.kind) == (norm.tower, norm.kind))
+    of_tower = [fact.pattern for fact in peers if _block(fact.pattern)]
     if _is_of_every_block(norm):
         return any(_block(pattern) == _block(norm.pattern) for pattern in of_tower)
     owner = f"{norm.pattern.rpartition('.')[0]}.".removeprefix(".")
