@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from benchmarks.reader_rivals import INDEX, SINGLE, Repo, is_wanted, wanted_files
 from tasks.core.dtypes import decode
-from tasks.core.header import parse_header
+from tasks.core.header import FIRST_READ_BYTES, parse_header
 from tasks.core.ranges import ByteRange, cut, plan_ranges
-from tasks.core.reading import FIRST_READ_BYTES
 from tasks.core.records import Chunk, Fetch, Header, Listing
 from tasks.hub import Hub, HubOptions, Learned, Meter
 

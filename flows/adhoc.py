@@ -16,13 +16,13 @@ from flows.output import UsageError
 from storage.database import build
 from storage.errors import StoreError
 from storage.lease import lease_holder
-from storage.parts import write_batch
 from storage.store import Store, open_store
 from tasks.core.reading import ReadOptions
 from tasks.core.records import Audit
 from tasks.core.registry import load_registry
-from tasks.core.rows import Stamp, audit_rows, listing_row, merge_rows
+from tasks.core.rows import Stamp, listing_row
 from tasks.folder import audit_folder
+from tasks.storing import store_audits
 
 # A part of a repo's name never begins with a dot: "./model" that is not there is a mistyped path, and no repo.
 _REPO = re.compile(r"(?P<repo>\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
@@ -38,13 +38,14 @@ class Model:
 
 
 def model_named(text: str) -> Model:
-    """Return what a command line's argument names; what exists here is local.
+    """Return what a command line's argument names; what exists here is local, and ~ is a home as in a shell.
 
     Raises:
         UsageError: it is empty.
     """
     if not text:
         raise UsageError("an empty MODEL; give org/name, org/name@revision, a local folder, or a .safetensors file")
+    text = _expanded(text)
     repo = _REPO.fullmatch(text)
     if repo is None or text.endswith(".safetensors") or Path(text).exists():
         return Model(path=text)
@@ -95,9 +96,18 @@ def keep(models: Sequence[Model], done: Sequence[Audit], location: str) -> str:
         if model.path is None and model.revision is None and audit.listing.sha
     ]
     listed = [listing_row(listing, stamp.night) for listing in heads]
-    rows = merge_rows([{"listings": listed}, *(audit_rows(audit, stamp) for audit in done)])
-    write_batch(store, stamp.night, stamp.audit_id, 0, rows)
-    return f"{len(done)} {'audit' if len(done) == 1 else 'audits'} written to {store.location}{_rebuilt(store)}"
+    stored = store_audits(store, stamp, 0, done, listed)
+    unfit = sum(before is not after for before, after in zip(done, stored, strict=True))
+    how = f", {unfit} of them only as failed: what was read cannot be stored" if unfit else ""
+    count = f"{len(done)} {'audit' if len(done) == 1 else 'audits'}"
+    return f"{count} written to {store.location}{how}{_rebuilt(store)}"
+
+
+def _expanded(text: str) -> str:
+    try:
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except RuntimeError:  # there is no such user: a path like any other
+        return text
 
 
 def _rebuilt(store: Store) -> str:

@@ -35,6 +35,7 @@ app = typer.Typer(
 
 ANSWERED = ("ok", "no_norms")  # with any other status `audit` exits with 1
 WRONG_USAGE = 2
+QUERY_TIMEOUT_S = 600  # the whole Hub is counted in seconds: what takes longer has lost its join condition
 INTERRUPTED, READER_GONE = 130, 141  # what a shell reports of a program that SIGINT or SIGPIPE has ended
 
 
@@ -189,6 +190,9 @@ def sql(
     output_file: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Write there rather than to stdout.")
     ] = None,
+    timeout: Annotated[
+        int, typer.Option(min=1, max=1_000_000, metavar="SECONDS", help="Give a statement up that takes longer.")
+    ] = QUERY_TIMEOUT_S,
 ) -> None:
     """Ask the store in SQL; it can only be read.
 
@@ -200,14 +204,15 @@ def sql(
     with _plain_errors():
         database = asking.open_reader(store or default_store())
         if query is None and sys.stdin.isatty() and output_file is None:
-            asking.prompt(database, format or Shape.table)
+            asking.prompt(database, format or Shape.table, timeout)
         else:
-            found = asking.select(database, sys.stdin.read() if query is None else query)
+            found = asking.select(database, sys.stdin.read() if query is None else query, timeout)
             results.write_result(found, format or _shape_of(output_file), output_file)
 
 
 @app.command(epilog="Example: `normaudit leaderboard --where \"kind = 'layernorm'\" --sort participation_fraction`")
 def leaderboard(
+    context: typer.Context,
     store: StoreOption = None,
     sort: Annotated[
         str, typer.Option(metavar="COLUMN", help="Sort by it: figures largest first, text from A to Z.")
@@ -227,6 +232,8 @@ def leaderboard(
     from flows import results
 
     with _plain_errors():
+        if out:
+            _refuse_beside_out(context)
         database = asking.open_reader(store or default_store())
         if out:
             asking.write_site(database, out)
@@ -254,6 +261,14 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no γ is no reason to fail
     app()
+
+
+def _refuse_beside_out(context: typer.Context) -> None:
+    """Complain of options that shape the ranking and that the site, which always holds all of it, does not know."""
+    sources = {f"--{name}": context.get_parameter_source(name) for name in ("sort", "where", "limit", "format")}
+    given = ", ".join(option for option, source in sources.items() if source and source.name != "DEFAULT")
+    if given:
+        raise output.UsageError(f"--out writes every model in all formats; {given} cannot go with it")
 
 
 def _shape_of(file: Path | None) -> Shape:

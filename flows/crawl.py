@@ -25,7 +25,7 @@ def crawl_of(settings: NightlySettings) -> Crawl:
     """Return what the night's tasks need; the token comes from HF_TOKEN or a stored login.
 
     Raises:
-        SettingsError: a file of repos cannot be read, or a line of it is no repo.
+        SettingsError: a file of repos cannot be read, a line of it is no repo, or no request can carry the token.
     """
     limits = settings.limits
     return Crawl(
@@ -53,11 +53,19 @@ def read_options_of(settings: NightlySettings) -> ReadOptions:
 
 
 def hub_options_of(settings: NightlySettings) -> HubOptions:
-    """Return how to talk to the Hub of these settings."""
+    """Return how to talk to the Hub of these settings.
+
+    Raises:
+        SettingsError: HF_ENDPOINT or HF_TOKEN cannot be used.
+    """
     limits = settings.limits
+    try:
+        token = options_from_environment().token
+    except ValueError as error:
+        raise SettingsError(f"HF_ENDPOINT, HF_TOKEN: {error}") from error
     return HubOptions(
         endpoint=settings.endpoint,
-        token=options_from_environment().token,
+        token=token,
         contact=settings.contact,
         read_timeout_s=limits.timeout_s,
         retries=limits.retries,

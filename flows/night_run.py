@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flows import output, results
-from flows.crawl import hub_options_of
+from flows.crawl import crawl_of
 from flows.engine import prefect_api
-from flows.settings import DEMO, NightlySettings, SettingsError
+from flows.settings import DEMO, NightlySettings
 from tasks.core.errors import shown
 
 DEMO_CACHE = Path(".cache/demo-models")
@@ -29,10 +29,10 @@ def run(settings: NightlySettings) -> bool:
     Raises:
         StoreError: another night holds the store, or it cannot be written.
         AuditError: the Hub's listing cannot be had.
-        SettingsError: a file that the settings name cannot be used.
+        SettingsError: HF_ENDPOINT, HF_TOKEN or a file that the settings name cannot be used.
     """
     with _hub(settings) as settings:
-        _check_hub_options(settings)
+        crawl_of(settings)  # complains of what cannot be used before a server is started for nothing
         with prefect_api(), _narrated():
             state = asyncio.run(_nightly(settings))
     result: Any = asyncio.run(state.aresult(raise_on_failure=False))
@@ -40,14 +40,6 @@ def run(settings: NightlySettings) -> bool:
         raise result
     _report(settings, result, state.message if state.is_failed() else None)
     return not state.is_failed()
-
-
-def _check_hub_options(settings: NightlySettings) -> None:
-    """Complain of a token or contact that no request can carry before a server is started for nothing."""
-    try:
-        hub_options_of(settings)
-    except ValueError as error:
-        raise SettingsError(f"endpoint, contact, HF_TOKEN: {error}") from error
 
 
 async def _nightly(settings: NightlySettings) -> Any:

@@ -39,17 +39,17 @@ def open_reader(location: str) -> Any:
     return connection
 
 
-def select(database: Any, query: str) -> Any:
+def select(database: Any, query: str, timeout_s: float | None = None) -> Any:
     """Return the result of one SELECT as a pyarrow.Table.
 
     Raises:
-        StoreError: the statement is no SELECT, or DuckDB refuses it.
+        StoreError: the statement is no SELECT, DuckDB refuses it, or it takes longer than timeout_s.
     """
     import duckdb
 
     check_select(database, query)
     try:
-        return _interruptible(database, lambda: database.sql(query).to_arrow_table())
+        return _interruptible(database, lambda: database.sql(query).to_arrow_table(), timeout_s)
     except duckdb.Error as error:
         raise StoreError(f"DuckDB: {error}") from error
 
@@ -76,7 +76,8 @@ def ranking(database: Any, sort: str, where: str | None, limit: int) -> Any:
         if where:
             check_select(database, f"FROM leaderboard WHERE ({where}\n)")
             found = found.filter(where)  # takes one expression: nothing can follow it
-        return found.order(f'"{sort}" {way} NULLS LAST, repo_id').limit(limit).to_arrow_table()
+        ordered = found.order(f'"{sort}" {way} NULLS LAST, repo_id').limit(limit)
+        return _interruptible(database, ordered.to_arrow_table)
     except duckdb.Error as error:
         raise StoreError(f"--where {where!r}: {error}") from error
 
@@ -106,15 +107,21 @@ def write_site(database: Any, folder: Path) -> None:
     write_edition(edition_of(database, datetime.now(UTC), None), folder)
 
 
-def prompt(database: Any, wanted: str) -> None:
-    """Answer one SELECT after another, read from the terminal until it ends; wanted is the form of the answers."""
+def prompt(database: Any, wanted: str, timeout_s: float) -> None:
+    """Answer one SELECT after another, read from the terminal until it ends.
+
+    Args:
+        database: as `open_reader` gives it.
+        wanted: the form of the answers.
+        timeout_s: for each statement.
+    """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - importing it gives input() its line editing
     output.say("One SELECT a line; `show tables` lists them, Ctrl-C drops a line, Ctrl-D ends.")
     with contextlib.suppress(EOFError):
         while (query := _asked()) not in LEAVING:
             if query:
-                _answer(database, query, wanted)
+                _answer(database, query, wanted, timeout_s)
 
 
 def print_status(location: str) -> None:
@@ -145,12 +152,19 @@ def night_line(summary: dict[str, Any]) -> str:
     )
 
 
-def _interruptible(database: Any, action: Callable[[], T]) -> T:
-    """Return the action's result; Ctrl-C, which DuckDB does not see while it works, ends its query first."""
+def _interruptible(database: Any, action: Callable[[], T], timeout_s: float | None = None) -> T:
+    """Return the action's result; Ctrl-C, which DuckDB does not see while it works, ends its query first.
+
+    Raises:
+        StoreError: it takes longer than timeout_s.
+    """
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(action)
         try:
-            return working.result()
+            return working.result(timeout_s)
+        except TimeoutError as error:
+            database.interrupt()
+            raise StoreError(f"given up after {timeout_s:g} s; narrow the query, or raise --timeout") from error
         except KeyboardInterrupt:
             database.interrupt()
             raise
@@ -209,9 +223,9 @@ def _asked() -> str:
         return ""
 
 
-def _answer(database: Any, query: str, wanted: str) -> None:
+def _answer(database: Any, query: str, wanted: str, timeout_s: float) -> None:
     try:
-        results.write_result(select(database, query), wanted)
+        results.write_result(select(database, query, timeout_s), wanted)
     except (StoreError, output.UsageError) as error:
         output.complain([output.one_line(error)])
     except KeyboardInterrupt:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
@@ -25,7 +26,7 @@ def write_result(result: Any, wanted: str, output: Path | None = None) -> None:
         output: the file, replaced if it is there.
 
     Raises:
-        UsageError: Parquet was asked for on a terminal, the file cannot be written, or a value has no Python equal.
+        UsageError: Parquet was asked for on a terminal, or the file cannot be written.
         BrokenPipeError: whoever read stdout has gone.
     """
     result = result.rename_columns(_distinct(result.column_names))
@@ -34,15 +35,11 @@ def write_result(result: Any, wanted: str, output: Path | None = None) -> None:
             _write_parquet(result, output)
             return
         with output.open("w", newline="", encoding="utf-8") if output else nullcontext(sys.stdout) as file:
-            _write_text(result, wanted, file)
+            _write_text(_spelt_where(_is_beyond_python, result), wanted, file)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise UsageError(f"{output or 'standard output'}: cannot be written: {error.strerror or error}") from error
-    except (ValueError, OverflowError) as error:
-        raise UsageError(
-            f"the result holds a value that only Parquet can carry; cast it to VARCHAR: {error}"
-        ) from error
 
 
 def print_ranking(result: Any) -> None:
@@ -69,17 +66,54 @@ def _write_text(result: Any, wanted: str, file: IO[str]) -> None:
 
 
 def _write_parquet(result: Any, output: Path | None) -> None:
-    import pyarrow
     import pyarrow.parquet
 
     if output is None and sys.stdout.isatty():
         raise UsageError("Parquet is no text for a terminal; name a file with --output")
+    # given a name rather than a file, Arrow would delete what has that name when it cannot write, a device too
+    with output.open("wb") if output else nullcontext(sys.stdout.buffer) as file:
+        pyarrow.parquet.write_table(_spelt_where(_is_beyond_parquet, result), file, compression="zstd")
+
+
+def _spelt_where(is_beyond: Callable[[Any], bool], result: Any) -> Any:
+    """Return a pyarrow.Table with those columns as text, in DuckDB's spelling.
+
+    Args:
+        is_beyond: whether the form to be written cannot hold a table of one column.
+        result: as `write_result` takes it.
+    """
+    from duckdb import ColumnExpression, from_arrow
+
+    for i, name in enumerate(result.column_names):
+        column = result.select([i]).rename_columns(["value"])
+        if is_beyond(column):
+            text = from_arrow(column).select(ColumnExpression("value").cast("VARCHAR")).to_arrow_table()
+            result = result.set_column(i, name, text.column(0))
+    return result
+
+
+def _is_beyond_python(column: Any) -> bool:
+    """Return whether a date or time in a table of one column is none to Python: infinity, the year 20,000, 1 ns."""
+    if not re.search("date|time", str(column.schema.types[0])):
+        return False
     try:
-        # given a name rather than a file, Arrow would delete what has that name when it cannot write, a device too
-        with output.open("wb") if output else nullcontext(sys.stdout.buffer) as file:
-            pyarrow.parquet.write_table(result, file, compression="zstd")
-    except pyarrow.ArrowNotImplementedError as error:
-        raise UsageError(f"Parquet has no such type; cast it to VARCHAR: {error}") from error
+        for _ in _rows(column):
+            pass
+    except (ValueError, OverflowError):
+        return True
+    return False
+
+
+def _is_beyond_parquet(column: Any) -> bool:
+    """Return whether Parquet has no form for the type of a table of one column, such as an interval."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        pyarrow.parquet.write_table(column.slice(0, 0), pyarrow.BufferOutputStream())
+    except pyarrow.ArrowNotImplementedError:
+        return True
+    return False
 
 
 def _csv(result: Any) -> Iterator[str]:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 HUB = "https://huggingface.co"
 DEMO = "demo"  # as an endpoint: the stand-in Hub that ships with the project, on loopback
 DEFAULT_CONFIG = Path("deployments/nightly.toml")
 STORE_VARIABLE = "NORMAUDIT_STORE"
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Whole = Annotated[int, Field(strict=True)]  # not strict, `true` would be 1
+Number = Annotated[float, Field(strict=True)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
 RepoId = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$", max_length=256)]
 OptOut = Annotated[str, Field(pattern=r"^[\w.*?-]+(/[\w.*?-]+)?$", max_length=256)]
 
@@ -36,7 +38,7 @@ class _Frozen(BaseModel):
 class Source(_Frozen):
     """Some of the Hub's models: a ranking with filters, an author's, a list, or a file with one repo a line."""
 
-    top: int | None = Field(None, ge=1, description="so many models, in the order of `sort`; absent: all that match")
+    top: Whole | None = Field(None, ge=1, description="so many models, in the order of `sort`; absent: all that match")
     sort: Literal["downloads", "likes", "created_at", "last_modified", "trending_score"] = "downloads"
     filters: tuple[str, ...] = Field(
         (), description="tags that a model must have, such as safetensors or text-generation"
@@ -57,25 +59,25 @@ class Source(_Frozen):
 class Limits(_Frozen):
     """Where a night, a batch and a model stop."""
 
-    models: int = Field(1_000_000, ge=1, description="models a night")
-    requests: int = Field(1_000_000, ge=1, description="requests to the Hub a night; what is left waits for the next")
-    bytes: int = Field(200_000_000_000, ge=1, description="bytes read a night")
-    model_bytes: int = Field(64_000_000, ge=100_000, description="bytes read of one model; beyond it is too_large")
-    weights_evidence_bytes: int = Field(
+    models: Whole = Field(1_000_000, ge=1, description="models a night")
+    requests: Whole = Field(1_000_000, ge=1, description="requests to the Hub a night; what is left waits for the next")
+    bytes: Whole = Field(200_000_000_000, ge=1, description="bytes read a night")
+    model_bytes: Whole = Field(64_000_000, ge=100_000, description="bytes read of one model; beyond it is too_large")
+    weights_evidence_bytes: Whole = Field(
         0, ge=0, description="bytes on top, of matrices, read of a model where nothing else tells a norm's kind"
     )
-    concurrency: int = Field(64, ge=1, le=1024, description="models in flight")
-    batch_models: int = Field(500, ge=1, le=10_000, description="models a Prefect task, and a part of each table")
-    timeout_s: float = Field(30, gt=0, le=600, description="seconds without an answer until a request is given up")
-    retries: int = Field(4, ge=0, le=20, description="further tries after a transient fault")
-    workers: int = Field(1, ge=1, le=1000, description="processes that share the token's rate limit")
+    concurrency: Whole = Field(64, ge=1, le=1024, description="models in flight")
+    batch_models: Whole = Field(500, ge=1, le=10_000, description="models a Prefect task, and a part of each table")
+    timeout_s: Number = Field(30, gt=0, le=600, description="seconds without an answer until a request is given up")
+    retries: Whole = Field(4, ge=0, le=20, description="further tries after a transient fault")
+    workers: Whole = Field(1, ge=1, le=1000, description="processes that share the token's rate limit")
 
 
 class Gate(_Frozen):
     """When a night is not published."""
 
     max_failed_fraction: Fraction = Field(0.05, description="share of status `failed` among the night's audits")
-    min_models: int = Field(
+    min_models: Whole = Field(
         20, ge=1, description="with fewer audits than this the share says nothing, and is not judged"
     )
 
@@ -83,15 +85,31 @@ class Gate(_Frozen):
 class NightlySettings(_Frozen):
     """The nightly audit's settings."""
 
-    endpoint: str = Field(HUB, pattern=r"^(https?://[^\s]+|demo)$", description='the Hub\'s URL, or "demo"')
+    endpoint: str = Field(HUB, description='the Hub\'s URL, or "demo"')
     contact: str = Field("", max_length=200, description="e-mail address or URL, sent to the Hub in the User-Agent")
     store: str | None = Field(None, description="folder of the results; absent: store, or demo-store for the demo")
     norms: Literal["final", "all"] = Field("final", description="whose scales are read")
-    dead_tau: float = Field(1e-4, gt=0, lt=1, description="near-dead: |γ| ≤ dead_tau · rms(γ)")
+    dead_tau: Number = Field(1e-4, gt=0, lt=1, description="near-dead: |γ| ≤ dead_tau · rms(γ)")
     sources: tuple[Source, ...] = Field(min_length=1)
     opt_out: tuple[OptOut, ...] = Field((), description="repos never audited: org/name, or a pattern such as org/*")
     limits: Limits = Limits()
     gate: Gate = Gate()
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_address(cls, endpoint: str) -> str:
+        from tasks.hub import HubOptions  # here: commands that only read a store need no client of the Hub
+
+        if endpoint != DEMO:
+            HubOptions(endpoint)
+        return endpoint
+
+    @field_validator("contact")
+    @classmethod
+    def _can_be_sent(cls, contact: str) -> str:
+        from tasks.hub import HubOptions
+
+        return HubOptions(HUB, contact=contact).contact
 
     @property
     def store_location(self) -> str:
@@ -123,13 +141,16 @@ def load_settings(path: Path, **overrides: Any) -> NightlySettings:
         raise SettingsError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
-    values |= {name: value for name, value in overrides.items() if value is not None}
-    if values.get("endpoint", HUB) == HUB and os.environ.get("HF_ENDPOINT"):
-        values["endpoint"] = os.environ["HF_ENDPOINT"]
+    except RecursionError as error:
+        raise SettingsError(_TOO_DEEP.format(path=path)) from error
+    given = {name: value for name, value in overrides.items() if value is not None}
+    givers = {name: f"--{name}" for name in given}
+    if (values | given).get("endpoint", HUB) == HUB and os.environ.get("HF_ENDPOINT"):
+        given["endpoint"], givers["endpoint"] = os.environ["HF_ENDPOINT"], "HF_ENDPOINT"
     try:
-        return NightlySettings.model_validate(values)
+        return NightlySettings.model_validate(values | given)
     except ValidationError as error:
-        raise SettingsError("\n".join(_complaints(error, path, text))) from error
+        raise SettingsError("\n".join(_complaints(error, path, text, givers))) from error
 
 
 def default_store() -> str:
@@ -140,12 +161,32 @@ def default_store() -> str:
     return DEMO_STORE if Path(DEMO_STORE).is_dir() and not Path(STORE).is_dir() else STORE
 
 
-def _complaints(error: ValidationError, path: Path, text: str) -> Iterator[str]:
-    for fault in error.errors():
-        line = _line_of(text, fault["loc"])
-        key = ".".join(map(str, fault["loc"])) or "the file"
-        given = "" if fault["type"] == "missing" else f", given {fault['input']!r:.80}"
-        yield f"{path}{f', line {line}' if line else ''}: {key}: {_plain(fault)}{given}"
+_TOO_DEEP = "{path}: nested deeper than any setting is; see deployments/nightly.toml for those that exist"
+
+
+def _complaints(error: ValidationError, path: Path, text: str, givers: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each fault; givers name who gave the top-level keys that are not the file's."""
+    faults = error.errors()
+    for fault in faults:
+        place = fault["loc"]
+        if any(other["loc"][: len(place)] == place != other["loc"] for other in faults):
+            continue  # that a list is too short follows from the fault of what is in it
+        given = "" if fault["type"] == "missing" else f", given {_brief(fault['input'])}"
+        yield f"{_where(place, path, text, givers)}: {_plain(fault)}{given}"
+
+
+def _where(place: tuple[int | str, ...], path: Path, text: str, givers: Mapping[str, str]) -> str:
+    if place and (giver := givers.get(str(place[0]))):
+        return giver
+    line = _line_of(text, place)
+    return f"{path}{f', line {line}' if line else ''}: {'.'.join(map(str, place)) or 'the file'}"
+
+
+def _brief(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except RecursionError:  # a dotted key nests as deep as it is long
+        return "a table nested too deeply to show"
 
 
 def _plain(fault: Any) -> str:

@@ -18,6 +18,8 @@ from storage.errors import StoreError
 from storage.store import LEASE, Store
 
 TTL_S = 120.0  # a holder on another machine that died keeps others out for as long as this
+_TRUSTED_S = 2 * TTL_S  # machines' clocks may differ by one lease; what ends later was written by a wrong clock
+_MAX_PID = 2**31 - 1
 _RENEWALS_PER_TTL = 4  # a renewal may be late by two thirds of the time and the lease still holds
 
 Clock = Callable[[], float]
@@ -104,7 +106,7 @@ def hold_lease(store: Store, owner: str, ttl_s: float = TTL_S, clock: Clock = ti
     Args:
         store: the store to be alone in.
         owner: what this process calls itself, for the message that others get.
-        ttl_s: how long the lease lasts without renewal, s.
+        ttl_s: how long the lease lasts without renewal, s; at most TTL_S.
         clock: Unix time in s.
 
     Raises:
@@ -155,15 +157,22 @@ def _moment(unix_s: float) -> str:
 def _living(content: bytes | None, now: float) -> Holder | None:
     """Return the holder that a lease file names, if the lease still counts."""
     holder = None if content is None else _parsed(content)
-    return None if holder is None or now >= holder.expires_at or _is_dead(holder) else holder
+    if holder is None or not 0 < holder.expires_at - now <= _TRUSTED_S or _is_dead(holder):
+        return None
+    return holder
 
 
 def _parsed(content: bytes) -> Holder | None:
-    """Return the holder in a lease file; a file that names none (no JSON, other fields) is nobody's."""
+    """Return the holder in a lease file; a file that names none (no JSON, other fields or types) is nobody's."""
     try:
-        return Holder(**json.loads(content))
-    except (ValueError, TypeError):
+        holder = Holder(**json.loads(content))
+        _moment(holder.acquired_at)
+        _moment(holder.expires_at)
+    except (ValueError, TypeError, OverflowError, OSError):  # the last two: a time beyond the calendar
         return None
+    texts = (holder.owner, holder.host, holder.process, holder.token)
+    is_sound = all(isinstance(text, str) for text in texts) and isinstance(holder.pid, int)
+    return holder if is_sound and 0 < holder.pid <= _MAX_PID else None
 
 
 def _is_dead(holder: Holder) -> bool:

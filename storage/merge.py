@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from storage.errors import StoreError
 from storage.nights import is_unfinished
-from storage.parts import Merged, live_parts, read_merged, set_aside_unreadable, with_versions, write_merged
+from storage.parts import Merged, dead_parts, live_parts, read_merged, set_aside_unreadable, with_versions, write_merged
 from storage.rows import with_all_columns
 from storage.schema import TABLES
-from storage.store import MERGED_PREFIX, Store, night_folder
+from storage.store import MERGED_PREFIX, Store, merge_of, night_folder
 
 MAX_BYTES = 256_000_000
 _GROUP_BYTES = 32_000_000  # of a row group in memory: small enough to read one, large enough to be few
@@ -45,10 +45,9 @@ def merge_night(store: Store, night: date, max_bytes: int = MAX_BYTES) -> MergeR
     set_aside = set_aside_unreadable(store, TABLES, night)
     before = [name for table in TABLES for name in live_parts(store, table, night)]
     _remove_dead(store, night)
-    merged = read_merged(store, night)
     wanted = {table: _groups(store, live_parts(store, table, night), max_bytes) for table in TABLES}
     if any(wanted.values()):
-        write_merged(store, night, _merge(store, night, merged, wanted))
+        write_merged(store, night, _merge(store, night, before, wanted))
         _remove_dead(store, night)
     after = [name for table in TABLES for name in live_parts(store, table, night)]
     return MergeReport(len(before), len(after), set_aside)
@@ -68,18 +67,28 @@ def _groups(store: Store, parts: list[str], max_bytes: int) -> list[list[str]]:
     return [group for group in groups if len(group) > 1]
 
 
-def _merge(store: Store, night: date, merged: Merged, wanted: dict[str, list[list[str]]]) -> Merged:
-    """Write the merged files of all tables, and return what is in force once they are."""
-    generation = merged.generation + 1
+def _merge(store: Store, night: date, before: list[str], wanted: dict[str, list[list[str]]]) -> Merged:
+    """Write the merged files of all tables, and return what is in force once they are.
+
+    That the merge was begun is on record first: its files, should it be killed, are known to be in force nowhere.
+    """
+    begun = _begun(read_merged(store, night), before)
+    write_merged(store, night, begun)
     written = []
     for table, groups in wanted.items():
         for number, group in enumerate(groups):
-            target = f"{night_folder(table, night)}/{MERGED_PREFIX}{generation}-{number}.parquet"
+            target = f"{night_folder(table, night)}/{MERGED_PREFIX}{begun.generation}-{number}.parquet"
             _write_merged_part(store, target, group, TABLES[table])
             written.append(target)
     replaced = {name for groups in wanted.values() for group in groups for name in group}
-    live = tuple(name for name in merged.live if name not in replaced)
-    return Merged(generation, live + tuple(written), merged.replaced | replaced)
+    live = tuple(name for name in begun.live if name not in replaced)
+    return Merged(begun.generation, live + tuple(written), begun.replaced | replaced)
+
+
+def _begun(merged: Merged, before: list[str]) -> Merged:
+    """Return the record of a merge that begins: in force is what was live before, its number is one nobody has had."""
+    merges = {name: number for name in before if (number := merge_of(name))}
+    return Merged(max(merged.generation, *merges.values(), 0) + 1, tuple(merges), merged.replaced)
 
 
 def _write_merged_part(store: Store, target: str, parts: list[str], schema: pa.Schema) -> None:
@@ -118,7 +127,5 @@ def _versions(store: Store, parts: list[str]) -> dict[str, str]:
 def _remove_dead(store: Store, night: date) -> None:
     """Remove what merges have replaced, and merged files that a killed merge never put in force."""
     for table in TABLES:
-        live = set(live_parts(store, table, night))
-        for name in store.place.names(night_folder(table, night)):
-            if name not in live:
-                store.place.remove(name)
+        for name in dead_parts(store, table, night):
+            store.place.remove(name)

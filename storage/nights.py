@@ -49,8 +49,7 @@ def plan_facts(store: Store, night: date) -> dict[str, Any]:
     Raises:
         StoreError: the night has no plan, or it cannot be read.
     """
-    metadata = _opened(store, night, lambda path: pq.read_schema(path)).metadata or {}
-    facts: dict[str, Any] = json.loads(metadata[_FACTS])
+    facts: dict[str, Any] = _opened(store, night, _facts)
     return facts
 
 
@@ -61,8 +60,8 @@ def read_plan(store: Store, night: date, batch: int | None = None) -> pa.Table:
         StoreError: the night has no plan, or it cannot be read.
     """
     chosen = None if batch is None else [("batch", "=", batch)]
-    plan = _opened(store, night, lambda path: pq.read_table(path, filters=chosen, partitioning=None))
-    return with_all_columns(plan, PLAN)
+    plan: pa.Table = _opened(store, night, lambda path: _rows(pq.read_table(path, filters=chosen, partitioning=None)))
+    return plan
 
 
 def finish_night(store: Store, night: date, summary: Mapping[str, Any]) -> None:
@@ -73,22 +72,36 @@ def finish_night(store: Store, night: date, summary: Mapping[str, Any]) -> None:
 
 def unfinished_nights(store: Store) -> list[date]:
     """Return the nights that have a plan whose run is not finished, oldest first."""
-    planned = {night_of(name) for name in store.place.names(NIGHTS_FOLDER) if name.endswith(f"/{_PLAN}")}
-    return sorted(night for night in planned if is_unfinished(store, night))
+    plans = [name for name in store.place.names(NIGHTS_FOLDER) if name.endswith(f"/{_PLAN}")]
+    return sorted(night for name in plans if (night := night_of(name)) and is_unfinished(store, night))
 
 
 def is_unfinished(store: Store, night: date) -> bool:
-    """Return whether a night has a plan whose run is not finished."""
+    """Return whether a night has a plan whose run is not finished; of one that cannot be read, none is known to be."""
     if not store.place.exists(night_file(night, _PLAN)):
         return False
-    return not store.place.exists(night_file(night, _marker(plan_facts(store, night)["audit_id"])))
+    try:
+        audit_id = plan_facts(store, night)["audit_id"]
+    except StoreError:  # who wants to work on the plan is told
+        return True
+    return not store.place.exists(night_file(night, _marker(audit_id)))
 
 
 def night_summaries(store: Store) -> list[dict[str, Any]]:
-    """Return the summaries of all finished runs, oldest first, each with its `night` and `audit_id`."""
+    """Return the summaries of all finished runs, oldest first, each with its `night`; unreadable ones are left out."""
     names = [name for name in store.place.names(NIGHTS_FOLDER) if name.rpartition("/")[2].startswith("done-")]
-    texts = [store.place.read(name) for name in names]
-    return sorted((json.loads(text) for text in texts if text is not None), key=_age)
+    found = [_summary(store.place.read(name)) for name in names if night_of(name)]
+    return sorted((summary for summary in found if summary is not None), key=_age)
+
+
+def _summary(text: bytes | None) -> dict[str, Any] | None:
+    """Return a marker's summary; None where the file is cut off or holds something else."""
+    try:
+        found = json.loads(text or b"")
+    except ValueError:
+        return None
+    is_one = isinstance(found, dict) and isinstance(found.get("night"), str)
+    return found if is_one and isinstance(found.get("statuses", {}), dict) else None
 
 
 def _age(summary: Mapping[str, Any]) -> tuple[str, str]:
@@ -99,11 +112,27 @@ def _marker(audit_id: str) -> str:
     return f"done-{audit_id}.json"
 
 
+def _facts(path: Path) -> dict[str, Any]:
+    facts = json.loads((pq.read_schema(path).metadata or {}).get(_FACTS, b"null"))
+    if not isinstance(facts, dict) or not isinstance(facts.get("audit_id"), str):
+        raise ValueError("it does not say of which run it is")
+    return facts
+
+
+def _rows(plan: pa.Table) -> pa.Table:
+    """Return a plan's rows with all columns, those of the key filled."""
+    rows = with_all_columns(plan, PLAN)
+    lacking = [column.name for column in PLAN if not column.nullable and rows[column.name].null_count]
+    if lacking:
+        raise ValueError(f"it lacks {', '.join(lacking)}")
+    return rows
+
+
 def _opened(store: Store, night: date, reading: Callable[[Path], Any]) -> Any:
     name = night_file(night, _PLAN)
     if not store.place.exists(name):
         raise StoreError(f"{store.location}: night {night} has no plan; start the night first")
     try:
         return reading(store.place.local_path(name))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise StoreError(f"{name} cannot be read ({error}); remove it, and the night is planned anew") from error

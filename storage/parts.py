@@ -1,7 +1,8 @@
 """Parts: a batch's rows of one table as one Parquet file, written once, whole. The parts are the truth.
 
 The part of table audits is its batch's marker and written last. A night's `merged.json` says which parts have been
-merged into which files; it is what makes a merge happen at once, whole.
+merged into which files; it is what makes a merge happen at once, whole. Where it is lost, every merged file is live: a
+row may then be there twice, and none is missing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,12 +22,12 @@ from storage.errors import StoreError
 from storage.rows import Row, rows_to_table, with_all_columns
 from storage.schema import TABLES
 from storage.store import (
-    MERGED_PREFIX,
     NIGHTS_FOLDER,
     PARTS_FOLDER,
     SET_ASIDE_FOLDER,
     Store,
     batch_of,
+    merge_of,
     night_file,
     night_folder,
     night_of,
@@ -35,13 +37,20 @@ from storage.store import (
 log = logging.getLogger("normaudit.storage")
 
 MARKER = "audits"
+_RECORD = "merged.json"
 
 Versions = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What a night's merges have done so far: the merged files in force, and the parts that they replace."""
+    """What a night's merges have done so far.
+
+    Attributes:
+        generation: number of the last merge that was begun; files of a later one are no record's, and live.
+        live: the merged files in force.
+        replaced: the parts that they replace.
+    """
 
     generation: int = 0
     live: tuple[str, ...] = ()
@@ -100,17 +109,22 @@ def write_batch(
 
 def finished_batches(store: Store, night: date, audit_id: str) -> set[int]:
     """Return the batches of an audit whose marker is there, merged or not."""
-    names = {*store.place.names(night_folder(MARKER, night)), *read_merged(store, night).replaced}
-    markers = [name for name in names if name.startswith(night_folder(MARKER, night))]
-    return {batch for name in markers if (batch := batch_of(name, audit_id)) is not None}
+    folder = night_folder(MARKER, night)
+    markers = {*_parts_in(store, folder), *read_merged(store, night).replaced}
+    return {batch for name in markers if name.startswith(folder) and (batch := batch_of(name, audit_id)) is not None}
 
 
 def live_parts(store: Store, table: str, night: date | None = None) -> list[str]:
     """Return the names of the parts that hold a table's rows, oldest night first, without those merged away."""
-    folder = f"{PARTS_FOLDER}/{table}" if night is None else night_folder(table, night)
-    names = [name for name in store.place.names(folder) if name.endswith(".parquet")]
-    merged = {night: read_merged(store, night) for night in {night_of(name) for name in names} & _merged_nights(store)}
-    return [name for name in names if _is_live(name, merged.get(night_of(name), Merged()))]
+    names = _parts_in(store, f"{PARTS_FOLDER}/{table}" if night is None else night_folder(table, night))
+    merged = {night: read_merged(store, night) for night in set(names.values()) & _merged_nights(store)}
+    return [name for name, night in names.items() if _is_live(name, merged.get(night, Merged()))]
+
+
+def dead_parts(store: Store, table: str, night: date) -> list[str]:
+    """Return the names of a night's parts that its record of merges says are not live."""
+    merged = read_merged(store, night)
+    return [name for name in _parts_in(store, night_folder(table, night)) if not _is_live(name, merged)]
 
 
 def read_columns(store: Store, table: str, night: date, audit_id: str, columns: Sequence[str]) -> pa.Table:
@@ -124,7 +138,7 @@ def read_columns(store: Store, table: str, night: date, audit_id: str, columns: 
     schema = pa.schema([TABLES[table].field(name) for name in columns])
     found = [schema.empty_table()]
     for name in live_parts(store, table, night):
-        if _is_merged(name) or batch_of(name, audit_id) is not None:
+        if merge_of(name) or batch_of(name, audit_id) is not None:
             try:
                 found.append(_rows_of(store, name, audit_id, schema))
             except (OSError, pa.ArrowException) as error:
@@ -133,23 +147,29 @@ def read_columns(store: Store, table: str, night: date, audit_id: str, columns: 
 
 
 def read_merged(store: Store, night: date) -> Merged:
-    """Return what a night's merges have done so far."""
-    text = store.place.read(night_file(night, "merged.json"))
+    """Return what a night's merges have done so far; a record that cannot be read is set aside, as if it were lost."""
+    name = night_file(night, _RECORD)
+    text = store.place.read(name)
     if text is None:
         return Merged()
-    record = json.loads(text)
-    return Merged(record["generation"], tuple(record["live"]), frozenset(record["replaced"]))
+    try:
+        return _record(json.loads(text))
+    except (ValueError, TypeError, KeyError) as error:
+        target = f"{SET_ASIDE_FOLDER}/{name}"
+        store.place.move(name, target)
+        log.warning("%s cannot be read (%r); set aside as %s, all merged files are served", name, error, target)
+        return Merged()
 
 
 def write_merged(store: Store, night: date, merged: Merged) -> None:
     """Put a merge in force: from here on its files are live, and what they replace is not."""
     record = {"generation": merged.generation, "live": list(merged.live), "replaced": sorted(merged.replaced)}
-    with store.place.writing(night_file(night, "merged.json")) as file:
+    with store.place.writing(night_file(night, _RECORD)) as file:
         file.write(json.dumps(record).encode())
 
 
 def set_aside_unreadable(store: Store, tables: Iterable[str], night: date | None = None) -> list[str]:
-    """Move away every live part of these tables that cannot be read to its end; return a message for each."""
+    """Move away every live part of these tables that cannot be read as one of theirs; return a message for each."""
     names = [name for table in tables for name in live_parts(store, table, night)]
     return [set_aside(store, name, fault) for name in names if (fault := _fault(store, name))]
 
@@ -184,15 +204,28 @@ def _versions_of(audits: Sequence[Row]) -> dict[str, int]:
 
 
 def _merged_nights(store: Store) -> set[date]:
-    return {night_of(name) for name in store.place.names(NIGHTS_FOLDER) if name.endswith("/merged.json")}
+    names = [name for name in store.place.names(NIGHTS_FOLDER) if name.endswith(f"/{_RECORD}")]
+    return {night for name in names if (night := night_of(name))}
+
+
+def _parts_in(store: Store, folder: str) -> dict[str, date]:
+    """Return the names of the parts in a folder, each with its night; what else lies there is none of the store's."""
+    names = [name for name in store.place.names(folder) if name.endswith(".parquet")]
+    return {name: night for name in names if (night := night_of(name))}
+
+
+def _record(record: Any) -> Merged:
+    generation, live, replaced = record["generation"], record["live"], record["replaced"]
+    if not (isinstance(generation, int) and isinstance(live, list) and isinstance(replaced, list)):
+        raise TypeError("generation is a number, live and replaced are lists")
+    return Merged(generation, tuple(live), frozenset(replaced))
 
 
 def _is_live(name: str, merged: Merged) -> bool:
-    return name in merged.live if _is_merged(name) else name not in merged.replaced
-
-
-def _is_merged(name: str) -> bool:
-    return name.rpartition("/")[2].startswith(MERGED_PREFIX)
+    merge = merge_of(name)
+    if merge is None:
+        return name not in merged.replaced
+    return name in merged.live or (merge > merged.generation and name not in merged.replaced)
 
 
 def _rows_of(store: Store, name: str, audit_id: str, schema: pa.Schema) -> pa.Table:
@@ -203,11 +236,12 @@ def _rows_of(store: Store, name: str, audit_id: str, schema: pa.Schema) -> pa.Ta
 
 
 def _fault(store: Store, name: str) -> str | None:
-    """Return why a part cannot be read to its end, or None where it can."""
+    """Return why a part cannot be read to its end as rows of its table, or None where it can."""
+    schema = TABLES[name.split("/")[1]]
     try:
         with pq.ParquetFile(store.place.local_path(name)) as part:
-            for _ in part.iter_batches():
-                pass
+            for rows in part.iter_batches():
+                with_all_columns(pa.Table.from_batches([rows]), schema)
     except (OSError, ValueError, pa.ArrowException) as error:
         return _in_a_line(error)
     return None

@@ -158,6 +158,8 @@ def _in_words(error: OSError, root: Path) -> str:
         return f"the disk is full ({_free_bytes(root):,} bytes free); free some space and run again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.strerror}; give this user write access to the folder or name another store"
+    if error.errno == errno.EISDIR:
+        return f"{error.strerror}: {error.filename2 or error.filename}; a store has a file there: move the folder away"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return f"{error.strerror}; something else has the name of one of the store's folders: move it away"
     return str(error)

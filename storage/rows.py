@@ -38,7 +38,11 @@ def rows_to_table(rows: Sequence[Row], schema: pa.Schema, called: str, common: R
 
 
 def with_all_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the rows with exactly the schema's columns; those that they lack, being of an older version, are null."""
+    """Return the rows with exactly the schema's columns; those that they lack, being of an older version, are null.
+
+    Raises:
+        pa.ArrowException: a column holds what the schema's type cannot; the message names it.
+    """
     columns = [
         rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
         for field in schema

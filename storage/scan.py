@@ -42,7 +42,7 @@ def scan(store: Store, table: str, columns: Sequence[str], parts: Sequence[str])
     """
     schema = TABLES[table]
     typed = ", ".join(f'NULL::{sql_type(schema.field(name).type)} AS "{name}"' for name in columns)
-    chosen = ", ".join(f'"{name}"' for name in columns)
+    chosen = ", ".join(f'"{name}"::{sql_type(schema.field(name).type)} AS "{name}"' for name in columns)
     empty = f"SELECT {typed} WHERE false"
     if not parts:
         return empty

@@ -17,6 +17,8 @@ SET_ASIDE_FOLDER = "parts/_set_aside"
 LEASE = "lease.json"
 MERGED_PREFIX = "merged-"  # an audit_id cannot begin so
 
+_MERGED_NAME = re.compile(rf"{MERGED_PREFIX}([1-9][0-9]*)-[0-9]+\.parquet")
+_OF_A_NIGHT = re.compile(rf"(?:{PARTS_FOLDER}/[^/]+/night=|{NIGHTS_FOLDER}/)([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/[^/]+")
 _AUDIT_ID = re.compile(r"(?!merged-)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -36,13 +38,17 @@ def open_store(location: str | Path) -> Store:
     """Return the store at location, a folder that need not exist yet.
 
     Raises:
-        StoreError: location is a file, or an address that is no local folder.
+        StoreError: location is a file, an address that is no local folder, or no name that a folder can have.
     """
     text = str(location)
     if "://" in text:
         raise StoreError(f"{text}: only local folders can hold a store so far; name a folder")
-    root = Path(text).expanduser().absolute()
-    if root.exists() and not root.is_dir():
+    try:
+        root = Path(text).expanduser().absolute()
+        is_file = _is_there(root) and not root.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; no such user; a NUL character
+        raise StoreError(f"{text!r} cannot be the name of a store's folder ({error}); name another") from error
+    if is_file:
         raise StoreError(f"{root}: a store is a folder, and this is a file; name a folder or move the file away")
     return Store(LocalPlace(root))
 
@@ -77,13 +83,25 @@ def night_file(night: date, name: str) -> str:
     return f"{NIGHTS_FOLDER}/{night.isoformat()}/{name}"
 
 
-def night_of(name: str) -> date:
-    """Return the night in the name of a part or of a night's own file.
+def night_of(name: str) -> date | None:
+    """Return the night in the name of a part or of a night's own file; None where the file is none of the store's."""
+    match = _OF_A_NIGHT.fullmatch(name)
+    try:
+        return date.fromisoformat(match[1]) if match else None
+    except ValueError:  # a thirteenth month
+        return None
 
-    Raises:
-        StoreError: the name holds no date.
-    """
-    match = re.search(r"/(?:night=)?(\d{4}-\d\d-\d\d)/", name)
-    if not match:
-        raise StoreError(f"{name}: no night (YYYY-MM-DD) in this name; move the file out of the store")
-    return date.fromisoformat(match[1])
+
+def merge_of(name: str) -> int | None:
+    """Return the number of the merge that wrote the part of this name, from 1, or None where it was a batch."""
+    match = _MERGED_NAME.fullmatch(name.rpartition("/")[2])
+    return int(match[1]) if match else None
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether there is anything at path; what `Path.exists` leaves out, as a NUL, is an error here."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

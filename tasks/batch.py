@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tasks.core.errors import AuditError, Failed, shown
+from tasks.core.errors import AuditError, defect
 from tasks.core.reading import ReadOptions, read_checkpoint, unreadable
-from tasks.core.records import Audit, Cost, Listing, Reading, Status
+from tasks.core.records import Audit, Cost, Listing, Status
 from tasks.hub import Hub, HubOptions, Learned, Meter
 
 DESCRIBED_AT_ONCE = 16  # requests to the Hub's API, of which a free token has 1,000 in 5 minutes
@@ -130,7 +130,7 @@ async def audit_model(hub: Hub, listing: Listing, options: ReadOptions, meter: M
     except AuditError as error:
         reading = unreadable(error, listing)
     except Exception as error:  # a defect of ours must cost this model alone; the reason names it
-        reading = _defect(error, listing)
+        reading = unreadable(defect(error, listing.repo_id), listing)
     return Audit(listing, reading, meter.cost(time.monotonic() - started))
 
 
@@ -146,10 +146,3 @@ async def _work(
             done.put_nowait(audit)
     finally:
         done.put_nowait(None)
-
-
-def _defect(error: Exception, listing: Listing) -> Reading:
-    name = type(error).__name__
-    return unreadable(
-        Failed(f"{shown(listing.repo_id)}: defect in normaudit, please report it: {name}: {error}"), listing
-    )

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from storage.choose import choose
 from storage.merge import MergeReport, merge_night
 from storage.nights import finish_night, plan_facts, read_plan, unfinished_nights, write_plan
-from storage.parts import finished_batches, read_columns, write_batch, write_part
+from storage.parts import finished_batches, read_columns, write_part
 from storage.rows import rows_to_table
 from storage.schema import CANDIDATES
 from storage.store import open_store
@@ -34,11 +34,11 @@ from tasks.batch import Budget, Refusal, audit_models, describe_repos
 from tasks.core.reading import ReadOptions
 from tasks.core.records import METHOD_VERSION, READ_VERSION, Audit, Cost, Listing, Reading, RepoFile
 from tasks.core.registry import load_registry
-from tasks.core.rows import Row, Stamp, audit_rows, listing_row, merge_rows
+from tasks.core.rows import Row, Stamp, listing_row
 from tasks.hub import HubOptions, Learned, ListingQuery, Pace, list_models
+from tasks.storing import VERSIONS, store_audits
 
 LISTING_PART_ROWS = 10_000  # rows of a part of table listings; ten pages of the Hub
-VERSIONS = {"read_version": READ_VERSION, "method_version": METHOD_VERSION}
 # What of the Hub's config digest bears on norms; the rest (chat templates, say) is long and bears on nothing here.
 DIGEST_KEYS = ("architectures", "model_type", "auto_map", "quantization_config", "diffusers")
 
@@ -181,8 +181,7 @@ async def audit_batch(night: Night, crawl: Crawl, batch: int, budget: Budget) ->
         done.append(audit)
         log.info("audited", extra={"audited": 1})
     stamp = Stamp(night.audit_id, night.night, datetime.now(UTC))
-    rows = merge_rows([audit_rows(audit, stamp) for audit in done])
-    write_batch(store, night.night, night.audit_id, batch, rows, VERSIONS)
+    done = store_audits(store, stamp, batch, done)
     return BatchReport(
         statuses=dict(Counter(audit.reading.status for audit in done)),
         left_over=len(planned) - len(done),

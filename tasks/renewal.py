@@ -20,7 +20,8 @@ from tasks.core.reconclude import KeptScale, reconclude
 from tasks.core.records import METHOD_VERSION, READ_VERSION, Evidence, ScaleFigures
 from tasks.core.registry import Registry, load_registry
 from tasks.core.rows import Row, Stamp, concluded_row, conclusion_rows, merge_rows, unpack_config, unpack_tensors
-from tasks.night import VERSIONS, Night
+from tasks.night import Night
+from tasks.storing import VERSIONS
 
 BATCH_AUDITS = 500
 FROM_BYTES = (

@@ -24,7 +24,7 @@ from tasks.publishing import publish
 from tasks.renewal import renew
 
 
-@task(name="list and plan", retries=2, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False)
+@task(name="list and plan", cache_policy=NO_CACHE, persist_result=False)
 async def plan_night(night: Night, crawl: Crawl) -> None:
     """List the Hub and plan what the store has no answer for."""
     await asyncio.to_thread(stages.plan_night, night, crawl)

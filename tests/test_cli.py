@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,11 +76,16 @@ def normaudit(*arguments, **options):
     return CliRunner().invoke(app, [str(argument) for argument in arguments], **options)
 
 
+@contextmanager
 def process(*arguments, **options):
-    """Start the command in a process of its own."""
+    """Run the command in a process of its own, which does not outlive the block."""
     command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, **options}
-    return subprocess.Popen(command, **options)
+    with subprocess.Popen(command, **options) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def objects(result):
@@ -244,13 +250,44 @@ def test_without_a_token_a_private_repo_is_no_more_than_not_found(hub):
     assert not any(request.authorized for request in hub.requests)
 
 
-@pytest.mark.parametrize("endpoint", ["localhost:1", "ftp://hub", "no address"])
+WRONG_ENDPOINTS = ["localhost:1", "foo", "ftp://hub", "no address", "http://", "http://[::1", "http://h:99999", "x\n",
+                   "http://x?y=1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("endpoint", WRONG_ENDPOINTS)
 def test_an_endpoint_that_is_no_address_is_one_line(own_home, monkeypatch, endpoint):
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     run = normaudit("audit", "org/gpt2", "--no-store")
     assert run.exit_code == 2
     assert "HF_ENDPOINT" in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_token_that_no_header_can_carry_is_one_line(own_home, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "é")
+    run = normaudit("audit", "org/gpt2", "--no-store")
+    assert run.exit_code == 2
+    assert "HF_TOKEN" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_tilde_is_the_home_and_the_model_has_the_name_that_a_shell_would_give(own_home):
+    checkpoint(own_home / "model")
+    quoted, plain = objects(normaudit("audit", "~/model", own_home / "model", "--json", "--no-store"))
+    assert quoted["status"] == "ok"
+    assert quoted["repo_id"] == plain["repo_id"] == str(own_home / "model")
+
+
+def test_the_home_of_nobody_is_a_path_that_is_not_there(own_home):
+    run = normaudit("audit", "~no-such-user/x", "--json", "--no-store")
+    assert [found["status"] for found in objects(run)] == ["not_found"]
+
+
+def test_a_name_longer_than_any_path_is_one_line(own_home):
+    run = normaudit("audit", "x" * 5000, "--no-store")
+    assert run.exit_code == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert "too long" in run.stderr
 
 
 HOSTILE = "\x1b[31mred\x1b[0m[red]x[/red]\nnext\x9b31m\u202e"
@@ -302,8 +339,8 @@ def test_where_the_store_cannot_be_written_the_results_are_printed_all_the_same(
 
 
 def test_a_disk_that_fills_while_the_database_is_built_is_told_after_the_results(folder, store):
-    run = process("audit", folder, "--store", store, preexec_fn=limited_files)
-    out, err = run.communicate(timeout=60)
+    with process("audit", folder, "--store", store, preexec_fn=limited_files) as run:
+        out, err = run.communicate(timeout=60)
     assert run.returncode == 2, err
     assert str(folder) in out
     assert len(err.splitlines()) == 1
@@ -313,14 +350,14 @@ def test_a_disk_that_fills_while_the_database_is_built_is_told_after_the_results
 
 def test_ctrl_c_ends_an_audit_with_status_130_and_without_a_traceback(hub, tmp_path):
     hub.switches.latency_s = 5
-    run = process("audit", "org/gpt2", "--store", tmp_path / "store", start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not hub.requests:
-        assert run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(run.pid, signal.SIGINT)
-    _, err = run.communicate(timeout=60)
+    with process("audit", "org/gpt2", "--store", tmp_path / "store", start_new_session=True) as run:
+        deadline = time.monotonic() + 60
+        while not hub.requests:
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(run.pid, signal.SIGINT)
+        _, err = run.communicate(timeout=60)
     hub.switches.latency_s = 0
     assert run.returncode == 130, err
     assert "Traceback" not in err
@@ -328,11 +365,10 @@ def test_ctrl_c_ends_an_audit_with_status_130_and_without_a_traceback(hub, tmp_p
 
 
 def test_a_reader_that_leaves_early_ends_the_command_quietly(folder, store):
-    run = process("audit", *[folder] * 3, "--json", "--no-store")
-    run.stdout.close()
-    assert run.wait(60) == 141
-    assert run.stderr.read() == ""
-    run.stderr.close()
+    with process("audit", *[folder] * 3, "--json", "--no-store") as run:
+        run.stdout.close()
+        assert run.wait(60) == 141
+        assert run.stderr.read() == ""
 
 
 def test_results_go_to_stdout_and_messages_to_stderr(folder, store):
@@ -357,8 +393,9 @@ def test_neither_prefect_nor_torch_is_imported_by_what_does_not_need_them(folder
 
 
 def test_a_terminal_that_knows_no_greek_shows_escapes(folder):
-    run = process("audit", folder, "--norms", "all", "--no-store", env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    out, err = run.communicate(timeout=60)
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with process("audit", folder, "--norms", "all", "--no-store", env=ascii_only) as run:
+        out, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
     assert "\\u03b3 min" in out
 
@@ -399,6 +436,11 @@ def test_completion_can_be_had_for_each_shell(shell):
         ("contact = 3\nendpint = 'x'\n[[sources]]\ntop = 1\n", ["line 1: contact", "line 2: endpint"]),
         ("[[sources]\n", ["not valid TOML"]),
         ("[limits]\nretries = -1\n", ["sources", "line 2: limits.retries"]),
+        ('contact = "é"\n[[sources]]\ntop = 1\n', ["line 1: contact"]),
+        ('contact = "a\\r\\nX: y"\n[[sources]]\ntop = 1\n', ["line 1: contact"]),
+        ('endpoint = "https://h:99999"\n[[sources]]\ntop = 1\n', ["line 1: endpoint"]),
+        ('endpoint = "http://[::1"\n[[sources]]\ntop = 1\n', ["line 1: endpoint"]),
+        ('endpoint = "http://x?y=1"\n[[sources]]\ntop = 1\n', ["line 1: endpoint"]),
     ],
 )
 def test_a_wrong_config_is_exit_status_2_and_a_line_for_each_complaint(tmp_path, own_home, text, complaints):
@@ -412,6 +454,28 @@ def test_a_wrong_config_is_exit_status_2_and_a_line_for_each_complaint(tmp_path,
         assert any(complaint in line and str(config) in line for line in lines), lines
     assert run.stdout == ""
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "complaint"),
+    [
+        ("[[sources]]\ntop = 1\n", {"HF_TOKEN": "é"}, "HF_TOKEN"),
+        ("[[sources]]\ntop = 1\n", {"HF_ENDPOINT": "foo"}, "HF_ENDPOINT"),
+        ("[[sources]]\nfile = 'no-such-list.txt'\n", {}, "no-such-list.txt"),
+    ],
+)
+def test_what_no_night_can_use_is_told_before_a_server_is_started(
+    tmp_path, own_home, monkeypatch, text, variables, complaint
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    (tmp_path / "nightly.toml").write_text(text)
+    run = normaudit("nightly", "--config", tmp_path / "nightly.toml", "--store", tmp_path / "store")
+    assert run.exit_code == 2
+    assert complaint in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert not (tmp_path / "prefect").exists()
 
 
 def test_a_config_that_is_not_there_is_one_line(tmp_path, own_home):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -128,6 +129,20 @@ def test_a_home_that_cannot_be_written_is_one_line(tmp_path, own_home):
     assert len(run.stderr.splitlines()) == 1
     assert str(tmp_path / "file" / "home") in run.stderr
     assert "PREFECT_API_URL" in run.stderr
+
+
+def test_a_hub_that_is_not_there_is_one_line(prefect_home, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    config = tmp_path / "nightly.toml"
+    config.write_text(f"endpoint = 'http://127.0.0.1:{port}'\n[limits]\nretries = 1\n[[sources]]\ntop = 1\n")
+    command = [sys.executable, "-m", "flows.cli", "nightly", "--config", config, "--store", tmp_path / "store"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert len(run.stderr.splitlines()) == 1
+    assert "127.0.0.1 gave no whole page" in run.stderr
+    assert "tried 2 times" in run.stderr
 
 
 def test_a_server_that_cannot_start_is_one_error_with_its_reason(own_home, monkeypatch):

@@ -14,6 +14,9 @@ from tests.checkpoints import gpt2, raw_file, safetensors_file
 WHERE = "org/name/model.safetensors"
 
 
+INDEX_MAP = {"a": "model-00001-of-00001.safetensors"}
+
+
 def entry(shape=(2,), offsets=(0, 8), dtype="F32"):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
@@ -39,7 +42,24 @@ def test_tensors_without_elements_and_scalars_are_legal():
     assert {spec.name: spec.shape for spec in header.tensors} == {"empty": (0, 3), "scalar": ()}
 
 
+def test_a_total_that_no_file_can_have_is_no_total():
+    def total(size):
+        return parse_index(json.dumps({"metadata": {"total_size": size}, "weight_map": INDEX_MAP}).encode(), WHERE)
+
+    assert total(2**63 - 1).total_bytes == 2**63 - 1
+    assert total(2**63).total_bytes is None
+
+
+def test_of_many_names_the_one_that_is_given_twice_is_found_by_looking_at_each_once():
+    pair = b'"%s":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    names = [b"%d" % i for i in range(50_000)] + [b"twice", b"twice"]
+    with pytest.raises(BadFile, match="'twice' is given twice"):
+        parse(raw_file(b"{" + b",".join(pair % name for name in names) + b"}"))
+
+
 BAD = {
+    "no elements, one dimension of 2^63": raw_file({"a": entry((0, 2**63), (0, 0))}),
+    "one dimension of 2^63, no elements": raw_file({"a": entry((2**63, 0), (0, 0))}),
     "empty file": b"",
     "seven bytes": b"\x08\0\0\0\0\0\0",
     "length 0": struct.pack("<Q", 0) + b"{}",

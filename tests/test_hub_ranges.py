@@ -176,6 +176,14 @@ def test_a_small_file_is_read_whole(hub: StandIn) -> None:
     assert (client.meter.hub_requests, client.meter.cdn_requests) == (2, 0)
 
 
+def test_a_fetch_may_set_a_lower_limit_for_a_whole_file(hub: StandIn) -> None:
+    client = Client(hub.endpoint)
+    whole = client.fetch(listed(TINY), Fetch("config.json", limit_bytes=len(CONFIG)))
+    assert whole.data == CONFIG
+    with pytest.raises(TooLarge, match="at most 5"):
+        client.fetch(listed(TINY), Fetch("config.json", limit_bytes=5))
+
+
 def test_a_file_too_long_to_be_read_whole_is_refused_before_it_is_read(hub: StandIn) -> None:
     client = Client(hub.endpoint)
     with pytest.raises(TooLarge, match=r"has 20,000,000,000 bytes; .* at most 64,000,000"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tasks.core.errors import DegenerateKernel
+from tasks.core.figures import with_scale
 from tasks.core.kernel import (
     DEAD_TAU,
     dead_subspace,
@@ -19,12 +20,31 @@ from tasks.core.kernel import (
     near_dead,
     scale_figures,
 )
+from tasks.core.records import Norm
 
 sizes = st.integers(2, 40)
 seeds = st.integers(0, 2**32 - 1)
 moderate = st.floats(1e-3, 1e3).flatmap(lambda size: st.sampled_from([size, -size]))
 scales = sizes.flatmap(lambda d: hnp.arrays(np.float64, d, elements=moderate))
 any_scale = hnp.arrays(np.float64, st.integers(0, 12), elements=st.floats(width=64))
+
+
+EXTREMES = [0.0, 5e-324, 1.0, -1.7e308, 1.7e308, np.inf, -np.inf, np.nan]
+
+
+@given(hnp.arrays(np.float64, (2, 6), elements=st.sampled_from(EXTREMES)))
+def test_extremes_give_finite_figures_or_none_and_no_warning(values):  # a warning fails the tests
+    gamma, beta = values
+    norm = Norm("ln_f", "text", None, "final", "layernorm", "plain", 1.0, "tensors", is_final=True)
+    read = with_scale(norm, gamma, beta, None, DEAD_TAU)
+    for figures in (read.scale, read.kernel):
+        numbers = [value for value in dataclasses.astuple(figures) if isinstance(value, float)]
+        assert np.isfinite(numbers).all()
+
+
+def test_an_infinite_bias_at_a_zero_of_the_direction_has_no_product():
+    figures = kernel_figures(np.array([0.0, 1, 1]), np.array([1.0, np.inf, 1]), "layernorm")
+    assert figures.u_dot_beta is None
 
 
 def layernorm(x, gamma, beta, eps=1e-5):

@@ -21,12 +21,13 @@ ALLOWED = {
     "tasks.model": ("tasks.core.registry", "tasks.hub"),
     "tasks.site": ("tasks.core", "tasks.site"),
     "tasks.batch": ("tasks.core", "tasks.hub"),
-    "tasks.night": ("tasks.core", "tasks.hub", "tasks.batch", "storage"),
-    "tasks.renewal": ("tasks.core", "tasks.night", "storage"),
+    "tasks.storing": ("tasks.core", "storage"),
+    "tasks.night": ("tasks.core", "tasks.hub", "tasks.batch", "tasks.storing", "storage"),
+    "tasks.renewal": ("tasks.core", "tasks.night", "tasks.storing", "storage"),
     "tasks.publishing": ("tasks.core", "tasks.site", "storage"),
     "tasks.steps": ("tasks", "storage"),
     "tasks": (),
-    "flows.settings": (),
+    "flows.settings": ("tasks.hub",),  # for what an address or a contact may be; only when settings are read
     "flows.engine": (),
     "flows": ("flows", "tasks", "storage", "deployments.demo"),
 }

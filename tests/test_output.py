@@ -164,11 +164,6 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch, wanted, t
     assert Path("full").is_char_device(), "what could not be written is still there"
 
 
-def test_a_value_that_python_has_not_is_an_error_with_a_way_out(tmp_path):
-    with pytest.raises(UsageError, match="cast it to VARCHAR"):
-        write_result(result("SELECT 'infinity'::DATE AS day"), "json", tmp_path / "x")
-
-
 def test_a_plan_is_drawn_in_lines(tmp_path):
     lines = written(result("EXPLAIN SELECT 1"), "table", tmp_path).splitlines()
     assert len(lines) > 3

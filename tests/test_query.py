@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
@@ -87,8 +87,8 @@ def test_sql_writes_parquet_to_a_file_whose_name_says_so(store, tmp_path, argume
 
 
 def test_sql_writes_parquet_into_a_pipe(store):
-    run = process("sql", "SELECT 1 AS a", "--store", store, "--format", "parquet", text=False)
-    out, _ = run.communicate(timeout=60)
+    with process("sql", "SELECT 1 AS a", "--store", store, "--format", "parquet", text=False) as run:
+        out, _ = run.communicate(timeout=60)
     assert run.returncode == 0
     assert pq.read_table(io.BytesIO(out)).to_pylist() == [{"a": 1}]
 
@@ -115,6 +115,41 @@ def test_vectors_maps_bytes_and_times_can_be_had_as_json(store):
     assert found["dead_counts"] == {"1e-08": 1}
     assert found["tensors"] == b"names".hex()
     assert found["audited_at"] == "2026-11-01T03:00:00+00:00"
+
+
+BEYOND_PYTHON = {
+    "'infinity'::TIMESTAMP": "infinity",
+    "'290000-01-01'::TIMESTAMP": "290000-01-01 00:00:00",
+    "DATE '20000-01-01'": "20000-01-01",
+    "DATE '-4000-01-01'": "4001-01-01 (BC)",
+    "'infinity'::DATE": "infinity",
+    "TIMESTAMPTZ '-infinity'": "-infinity",
+    "TIMESTAMP_NS '2020-01-01 00:00:00.123456789'": "2020-01-01 00:00:00.123456789",
+    "[DATE 'infinity']": "[infinity]",
+}
+
+
+@pytest.mark.parametrize("wanted", ["table", "markdown", "csv", "json"])
+@pytest.mark.parametrize("value", BEYOND_PYTHON)
+def test_dates_that_python_does_not_know_are_shown_as_duckdb_spells_them(capsys, value, wanted):
+    write_result(duckdb.sql(f'SELECT {value} AS "a.*"').to_arrow_table(), wanted)
+    assert BEYOND_PYTHON[value] in capsys.readouterr().out.splitlines()[-1].replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("INTERVAL '1 year'", "1 year"), ("union_value(k := 1)", "1"), ("{'a': INTERVAL '1 day'}", "{'a': 1 day}")],
+)
+def test_what_parquet_has_no_form_for_is_text_there(tmp_path, value, text):
+    write_result(duckdb.sql(f"SELECT {value} AS a, 1 AS b").to_arrow_table(), "parquet", tmp_path / "x")
+    assert pq.read_table(tmp_path / "x").to_pylist() == [{"a": text, "b": 1}]
+
+
+@pytest.mark.parametrize("wanted", ["table", "markdown", "csv", "json", "parquet"])
+def test_the_extremes_of_every_type_that_duckdb_has_can_be_had_in_every_format(tmp_path, wanted):
+    result = duckdb.sql("FROM test_all_types()").to_arrow_table()
+    write_result(result, wanted, tmp_path / "x")
+    assert (tmp_path / "x").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
@@ -191,13 +226,23 @@ class Terminal:
         os.close(theirs)
         self.seen = ""
 
+    def read(self):
+        """Add to `seen` what comes within a moment; return False once nothing can come any more."""
+        if not select.select([self.ours], [], [], 0.1)[0]:
+            return True
+        try:
+            said = os.read(self.ours, 65536)
+        except OSError:  # EIO: how Linux tells that whoever had the terminal is gone
+            return False
+        self.seen += said.decode(errors="replace")
+        return bool(said)
+
     def until(self, text, timeout_s=60):
         """Read until text has come since the last call; return what came."""
         deadline = time.monotonic() + timeout_s
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
-            if select.select([self.ours], [], [], 0.1)[0]:
-                self.seen += os.read(self.ours, 65536).decode()
+            assert self.read(), f"the command ended before it said {text!r}: {self.seen}"
         before, _, self.seen = self.seen.partition(text)
         return before
 
@@ -210,9 +255,7 @@ class Terminal:
             action()
             deadline = time.monotonic() + 1
             while time.monotonic() < deadline:
-                if select.select([self.ours], [], [], 0.1)[0]:
-                    with suppress(OSError):  # how Linux tells that whoever had the terminal is gone
-                        self.seen += os.read(self.ours, 65536).decode()
+                self.read()
                 if ends():
                     self.seen = ""
                     return
@@ -249,7 +292,7 @@ ENDLESS = "SELECT count(*) FROM range(3000000) a, range(3000000) b WHERE hash(a.
 
 
 def test_ctrl_c_drops_a_long_query_and_the_prompt_stays(store):
-    with Terminal("sql", "--store", store) as terminal:
+    with Terminal("sql", "--store", store, "--timeout", 60) as terminal:
         terminal.until("normaudit> ")
         terminal.type(f"{ENDLESS}\n")
         terminal.until("= 1\r\n")
@@ -261,10 +304,25 @@ def test_ctrl_c_drops_a_long_query_and_the_prompt_stays(store):
 
 
 def test_ctrl_c_ends_a_long_query_with_status_130(store):
-    run = process("sql", ENDLESS, "--store", store, start_new_session=True)
-    await_work(run)
-    run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=30)
+    with process("sql", ENDLESS, "--store", store, "--timeout", 60, start_new_session=True) as run:
+        await_work(run)
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=30)
+    assert run.returncode == 130, err
+    assert "Traceback" not in err
+
+
+def test_a_query_that_takes_too_long_is_given_up_with_one_line(store):
+    run = sql(store, ENDLESS, "--timeout", 1)
+    assert run.exit_code == 2
+    assert run.stderr == "normaudit: given up after 1 s; narrow the query, or raise --timeout\n"
+
+
+def test_ctrl_c_ends_a_ranking_by_an_endless_condition(store):
+    with process("leaderboard", "--where", f"downloads < ({ENDLESS})", "--store", store) as run:
+        await_work(run)
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=30)
     assert run.returncode == 130, err
     assert "Traceback" not in err
 
@@ -346,6 +404,15 @@ def test_the_site_is_written_and_written_again(store, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".site")] == []
     assert "org/b" in (tmp_path / "site" / "index.html").read_text()
     assert "secret" not in "".join(path.read_text() for path in (tmp_path / "site").iterdir())
+
+
+@pytest.mark.parametrize("option", [["--sort", "downloads"], ["--where", "true"], ["--limit", 5], ["--format", "csv"]])
+def test_the_site_is_whole_and_refuses_what_would_cut_it(store, tmp_path, option):
+    run = normaudit("leaderboard", "--store", store, "--out", tmp_path / "site", *option)
+    assert run.exit_code == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert option[0] in run.stderr
+    assert not (tmp_path / "site").exists()
 
 
 def test_a_folder_that_holds_something_else_is_not_replaced(store, tmp_path, monkeypatch):

@@ -5,15 +5,19 @@ import json
 import numpy as np
 import pytest
 
+from tasks.core.configfile import MAX_CONFIG_BYTES
+from tasks.core.configs import MAX_WIDTH
 from tasks.core.errors import AuditError, BadFile, NotFound, TooLarge
-from tasks.core.reading import FIRST_READ_BYTES, ReadOptions, read_checkpoint
-from tasks.core.records import Chunk, Listing, RepoFile
+from tasks.core.figures import without_scale
+from tasks.core.header import FIRST_READ_BYTES
+from tasks.core.reading import MAX_SHARDS, ReadOptions, read_checkpoint
+from tasks.core.records import Chunk, Listing, Norm, RepoFile
 from tests.checkpoints import GPT2_CONFIG, LLAMA_CONFIG, gpt2, llama, raw_file, safetensors_file
 
 
 def follow(files, config=None, **options):
     """Run the plan on these files; return its reading and the fetches it made, one list a round."""
-    listing = Listing("org/name", "0" * 40, tuple(RepoFile(path, len(data)) for path, data in files.items()), config)
+    listing = Listing("org/name", "0" * 40, tuple(RepoFile(path) for path in files), config)
     plan, rounds = read_checkpoint(listing, ReadOptions(**options)), []
     try:
         fetches = next(plan)
@@ -28,6 +32,8 @@ def answer(files, fetch):
     if fetch.path not in files:
         return NotFound(f"org/name/{fetch.path}: no such file")
     data = files[fetch.path]
+    if isinstance(data, AuditError):
+        return data
     return Chunk(data[fetch.start : fetch.stop], len(data))
 
 
@@ -222,3 +228,73 @@ def test_a_sharded_checkpoint_without_an_index_is_read_by_its_shards():
     reading, rounds = follow(files, GPT2_CONFIG)
     assert len(rounds[0]) == 2
     assert main_norm(reading).norm.scale_tensor == "ln_f.weight"
+
+
+# A norm without bias, of which only a config could tell the kind
+UNDECIDED = safetensors_file({name: values for name, values in gpt2().items() if not name.endswith("bias")})
+
+
+@pytest.mark.parametrize("config", [b"", b"[]", b"{", b'{"a":' * 300 + b"1" + b"}" * 300])
+def test_an_unreadable_config_counts_as_none_and_has_a_verdict(config):
+    files = {"model.safetensors": UNDECIDED, "config.json": config}
+    reading, _ = follow(files, {"model_type": "never_heard_of"})
+    assert (reading.status, reading.config) == ("ok", {"model_type": "never_heard_of"})
+    assert "config_unreadable" in reading.integrity
+
+
+def test_a_config_with_infinity_in_it_is_a_config():
+    config = b'{"limit": [0.0, Infinity], "use_rms": true}'
+    files = {"model.safetensors": UNDECIDED, "config.json": config}
+    reading, _ = follow(files, {"model_type": "never_heard_of"})
+    assert reading.config == {"limit": [0.0, None], "use_rms": True}
+    assert "config_unreadable" not in reading.integrity
+
+
+@pytest.mark.parametrize("error", [TooLarge("too large"), BadFile("not a regular file")])
+def test_a_config_is_asked_for_up_to_its_limit_and_one_that_is_refused_counts_as_unreadable(error):
+    files = {"model.safetensors": UNDECIDED, "config.json": error}
+    reading, rounds = follow(files, {"model_type": "never_heard_of"})
+    limits = [fetch.limit_bytes for fetches in rounds for fetch in fetches if fetch.path == "config.json"]
+    assert limits == [MAX_CONFIG_BYTES]
+    assert "config_unreadable" in reading.integrity
+
+
+@pytest.mark.parametrize("shape", [[0, 2**62], [2**62, 0]])
+def test_a_final_norm_without_elements_has_no_figures(shape):
+    entries = {"h.0.mlp.c_fc.weight": [0], "h.0.ln_1.weight": [0], "h.0.ln_1.bias": [0], "ln_f.weight": shape}
+    header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in entries.items()}
+    reading, _ = follow({"model.safetensors": raw_file(header)}, GPT2_CONFIG)
+    main = main_norm(reading)
+    assert (main.norm.scale_tensor, main.norm.dim, main.kernel, main.scale.gamma_rms) == ("ln_f.weight", 0, None, None)
+
+
+def test_a_scale_of_more_dimensions_than_numpy_has_is_read():
+    header = {"ln_f.weight": {"dtype": "F32", "shape": [1] * 65 + [2], "data_offsets": [0, 8]}}
+    reading, _ = follow({"model.safetensors": raw_file(header, np.ones(2, "<f4").tobytes())}, GPT2_CONFIG)
+    assert main_norm(reading).gamma.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("width", "has_figures"), [(MAX_WIDTH, True), (MAX_WIDTH + 1, False), (10**10, False)])
+def test_a_norm_without_affine_that_is_wider_than_any_has_no_figures(width, has_figures):
+    norm = Norm("", "text", None, "final", "layernorm", None, 1.0, "tensors", is_final=True, dim=width)
+    assert (without_scale(norm, 1e-4).gamma is not None) == has_figures
+
+
+def many_shards(count):
+    """An index that puts one layer's norm into each of so many shards, and its answer to the first fetch."""
+    shards = {f"h.{i}.ln_1.weight": f"shard-{i}.safetensors" for i in range(count)}
+    index = json.dumps({"weight_map": {"ln_f.weight": "shard-0.safetensors", **shards}}).encode()
+    listing = Listing("org/name", None, (RepoFile("model.safetensors.index.json", len(index)),), GPT2_CONFIG)
+    plan = read_checkpoint(listing, ReadOptions(norms="all", config_is_whole=True))
+    next(plan)
+    return plan, Chunk(index, len(index))
+
+
+def test_a_model_that_needs_more_shards_than_any_has_is_too_large():
+    plan, index = many_shards(MAX_SHARDS)
+    fetches = plan.send((index,))
+    assert len(fetches) == MAX_SHARDS
+    assert len({fetch.stop for fetch in fetches}) == 2  # each by the number of its own tensors
+    plan, index = many_shards(MAX_SHARDS + 1)
+    with pytest.raises(TooLarge, match="1,001 shards to open"):
+        plan.send((index,))

@@ -18,7 +18,7 @@ CONCLUSIONS = {
     "norms": "repo_id, tower, module, kind, parameterisation, confidence, is_final, gamma_rms, dead_coordinate_count",
     "kernels": "repo_id, tower, predicted_dead_dim, participation_ratio, u_dot_beta, gamma, beta, gamma_sha256",
     "evidence": "repo_id, module, source, says, strength, detail",
-    "audits": "repo_id, status, norm_kind, final_tensor, bytes_read, hub_requests, method_version",
+    "audits": "repo_id, status, norm_kind, final_tensor, integrity, bytes_read, hub_requests, method_version",
 }
 
 
@@ -53,11 +53,22 @@ def age(location, **wrong):
 
 def test_an_older_methods_conclusions_are_drawn_anew_without_a_request(hub, store, night):  # noqa: F811
     before = conclusions(store)
-    age(store, kind="unknown", norm_kind="unknown", confidence=0.1, predicted_dead_dim=99, participation_ratio=1.0)
+    age(
+        store,
+        integrity=["scale_not_finite", "layer_gaps"],
+        kind="unknown",
+        norm_kind="unknown",
+        confidence=0.1,
+        predicted_dead_dim=99,
+        participation_ratio=1.0,
+    )
     assert conclusions(store) != before
     hub.clear()
     assert renew(night) == 6
-    assert conclusions(store) == before
+    after = conclusions(store)
+    assert [row[4] for row in after["audits"]] == [["scale_not_finite"]] * 6  # seen in the bytes; names showed no gap
+    assert [row[:4] + row[5:] for row in after["audits"]] == [row[:4] + row[5:] for row in before["audits"]]
+    assert all(after[table] == before[table] for table in after if table != "audits")
     assert hub.requests == []
 
 

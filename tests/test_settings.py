@@ -91,6 +91,42 @@ def test_a_wrong_key_or_value_is_refused_with_its_line(written, text, complaint)
     assert str(path) in str(refused.value)
 
 
+@pytest.mark.parametrize("text", [f"x = {'[' * 3000}{']' * 3000}\n", f"{'.'.join('a' * 3000)} = 1\n"])
+def test_what_is_nested_deeper_than_python_goes_is_refused(written, text):
+    with pytest.raises(SettingsError, match="deep"):
+        load_settings(written(f"{text}[[sources]]\ntop = 5\n"))
+
+
+@pytest.mark.parametrize(
+    "line", ["models = true", "models = 1.0", "models = '3'", "timeout_s = true", "timeout_s = nan"]
+)
+def test_a_number_is_nothing_else_than_a_number(written, line):
+    with pytest.raises(SettingsError, match=f"line 2: limits.{line.split()[0]}"):
+        load_settings(written(f"[limits]\n{line}\n[[sources]]\ntop = 5\n"))
+
+
+def test_a_whole_number_will_do_for_a_fraction(written):
+    settings = load_settings(
+        written("[limits]\ntimeout_s = 30\n[gate]\nmax_failed_fraction = 1\n[[sources]]\ntop = 5\n")
+    )
+    assert (settings.limits.timeout_s, settings.gate.max_failed_fraction) == (30, 1)
+
+
+def test_a_fault_inside_a_source_is_one_complaint(written):
+    with pytest.raises(SettingsError, match=r"line 2: sources\.0\.top") as refused:
+        load_settings(written("[[sources]]\ntop = 0\n"))
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_an_endpoint_given_elsewhere_is_not_said_to_stand_in_the_file(written, monkeypatch):
+    path = written("[[sources]]\ntop = 5\n")
+    with pytest.raises(SettingsError, match=r"^--endpoint: .*, given 'foo'$"):
+        load_settings(path, endpoint="foo")
+    monkeypatch.setenv("HF_ENDPOINT", "bar")
+    with pytest.raises(SettingsError, match=r"^HF_ENDPOINT: .*, given 'bar'$"):
+        load_settings(path)
+
+
 def test_all_that_is_wrong_is_told_at_once(written):
     with pytest.raises(SettingsError) as refused:
         load_settings(written("a = 1\nb = 2\n[[sources]]\ntop = 5\n"))

@@ -1,9 +1,10 @@
 """The stages of a night on real sockets and a real store, without Prefect: each may be killed and run again."""
 
 import asyncio
+import functools
 import json
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,11 +13,15 @@ from deployments.demo.catalogue import BytesContent, StandInRepo
 from deployments.demo.standin import StandIn
 from flows.crawl import crawl_of
 from flows.settings import NightlySettings
+from storage.errors import StoreError
 from storage.nights import night_summaries, read_plan, unfinished_nights
 from storage.parts import live_parts, read_columns
 from storage.store import open_store
 from tasks import night as stages
 from tasks.batch import Budget
+from tasks.core.records import Audit, Listing, Reading
+from tasks.core.rows import Stamp
+from tasks.storing import store_audits
 from tests.checkpoints import GPT2_CONFIG, LLAMA_CONFIG, gpt2, llama, safetensors_file
 
 TODAY, TOMORROW = date(2026, 3, 1), date(2026, 3, 2)
@@ -202,6 +207,35 @@ def test_all_norms_are_read_when_all_are_asked_for(hub, store):
     norms = read_columns(open_store(store), "norms", night.night, night.audit_id, ("gamma_rms",))
     assert len(norms) == 5
     assert norms["gamma_rms"].null_count == 0
+
+
+def test_a_model_whose_rows_no_column_can_hold_costs_itself_alone(store):
+    stamp = Stamp("run", TODAY, datetime(2026, 3, 1, tzinfo=UTC))
+    strange = Reading("ok", None, "layernorm", checkpoint_bytes=2**64)
+    deep = Reading("ok", None, "layernorm", config=functools.reduce(lambda inner, _: [inner], range(1000), []))
+    audits = [Audit(Listing(f"org/{name}", "0" * 40), reading) for name, reading in
+              (("huge", strange), ("deep", deep), ("sound", Reading("no_norms", None, "none")))]  # fmt: skip
+    stored = store_audits(open_store(store), stamp, 0, audits)
+    assert [audit.reading.status for audit in stored] == ["failed", "failed", "no_norms"]
+    rows = read_columns(open_store(store), "audits", TODAY, "run", ("repo_id", "status", "reason")).to_pylist()
+    assert {row["repo_id"]: row["status"] for row in rows} == {
+        "org/huge": "failed",
+        "org/deep": "failed",
+        "org/sound": "no_norms",
+    }
+    assert all(row["reason"] is None or row["repo_id"] in row["reason"] for row in rows)
+
+
+def test_a_store_that_cannot_be_written_is_no_models_fault(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "parts").write_text("in the way")
+    with pytest.raises(StoreError):
+        store_audits(
+            open_store(tmp_path / "store"),
+            Stamp("run", TODAY, datetime(2026, 3, 1, tzinfo=UTC)),
+            0,
+            [Audit(Listing("org/a"), Reading("no_norms", None, "none"))],
+        )
 
 
 def test_an_empty_listing_is_a_night_with_nothing_to_do(own_home, store):

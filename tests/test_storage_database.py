@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.database import build, open_database
+from storage.errors import StoreError
 from storage.parts import write_batch, write_part
 from storage.schema import KEYS, TABLES
 from storage.store import open_store
@@ -243,3 +244,41 @@ def test_every_key_of_the_schema_is_unique_in_the_database(store):
     for table, key in KEYS.items():
         names = ", ".join(key)
         assert ask(store, f"SELECT {names} FROM {table} GROUP BY ALL HAVING count(*) > 1") == []
+
+
+def test_a_folder_in_the_place_of_the_database_is_an_error_that_says_what_to_do(store):
+    write_batch(store, NIGHT, "run", 0, model("org/m"))
+    store.place.local_path("audit.duckdb").mkdir()
+    with pytest.raises(StoreError, match=r"audit\.duckdb; a store has a file there: move the folder away"):
+        open_database(store)
+
+
+KEY = {"repo_id": ["org/odd"], "sha": ["s1"], "method_version": [1]}
+
+
+@pytest.mark.parametrize(
+    ("table", "columns"),
+    [
+        ("audits", {**KEY, "read_version": ["one"], "status": ["ok"]}),
+        ("audits", {**KEY, "read_version": [1], "night": ["some day"]}),
+        ("audits", {**KEY, "read_version": [1], "integrity": [5]}),
+        ("norms", {**KEY, "dim": ["wide"]}),
+        ("norms", {**KEY, "is_final": ["perhaps"]}),
+        ("listings", {"repo_id": ["org/odd"], "night": [NIGHT], "downloads": ["many"]}),
+        ("probes", {**KEY, "dead_counts": [1]}),
+    ],
+)
+def test_a_part_with_columns_of_other_types_is_set_aside_and_the_rest_is_served(store, table, columns):
+    write_batch(store, NIGHT, "run", 0, model("org/m"))
+    old_part(store, table, columns, "odd-0")
+    report = build(store)
+    assert len(report.set_aside) == 1
+    assert f"{table}/night=2026-11-01/odd-0.parquet cannot be read" in report.set_aside[0]
+    assert ask(store, f"SELECT DISTINCT repo_id FROM {table}") == [("org/m",)]
+
+
+def test_a_part_whose_text_says_what_the_column_holds_is_served(store):
+    write_batch(store, NIGHT, "run", 0, model("org/m"))
+    old_part(store, "audits", {**KEY, "read_version": ["1"], "night": ["2026-11-01"], "status": ["ok"]})
+    assert build(store).set_aside == []
+    assert ask(store, "SELECT read_version, night FROM audits ORDER BY repo_id") == [(1, NIGHT), (1, NIGHT)]

@@ -178,3 +178,40 @@ def test_a_lease_file_that_names_nobody_keeps_nobody_out(store, content):
         file.write(content)
     with hold_lease(store, "nightly") as lease:
         lease.check()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"expires_at": "z"},
+        {"expires_at": None},
+        {"expires_at": 9e99},
+        {"expires_at": float("nan")},
+        {"expires_at": float("inf")},
+        {"acquired_at": None},
+        {"acquired_at": 9e99},
+        {"pid": "1"},
+        {"pid": -1},
+        {"pid": 2**70},
+        {"host": None},
+        {"process": 3},
+        {"owner": []},
+    ],
+)
+def test_a_lease_file_with_values_that_no_holder_has_keeps_nobody_out(store, clock, wrong):
+    with hold_lease(store, "first", clock=clock) as lease:
+        first = lease.holder
+    write_lease(store, replace(first, **wrong))
+    assert lease_holder(store, clock) is None
+    with hold_lease(store, "second", clock=clock) as lease:
+        lease.check()
+
+
+def test_a_lease_from_a_clock_that_was_set_back_keeps_others_out_no_longer_than_two_leases(store, clock):
+    with hold_lease(store, "first", clock=clock) as lease:
+        first = replace(lease.holder, host="elsewhere")
+    write_lease(store, first)
+    clock.now -= TTL_S  # as far as two machines' clocks may differ
+    assert lease_holder(store, clock) == first
+    clock.now -= 1
+    assert lease_holder(store, clock) is None

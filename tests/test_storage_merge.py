@@ -112,7 +112,7 @@ def test_a_merged_batch_is_not_written_again(store):
         write_batch(store, NIGHT, "run", 0, model("org/0"))
 
 
-@pytest.mark.parametrize("changes", range(0, 38, 3))  # 7 files written, each in two steps, and 24 removed
+@pytest.mark.parametrize("changes", range(0, 40, 3))  # 8 files written, each in two steps, and 24 removed
 def test_a_merge_killed_at_any_point_serves_every_row_once(store, changes):
     before = rows_of(store)
     mortal = Store(MortalPlace(store.location, itertools.count(changes, -1)))
@@ -171,3 +171,69 @@ def test_nights_are_merged_one_by_one(store):
     merge_night(store, NIGHT)
     assert len(live_parts(store, "audits")) == 2
     assert live_parts(store, "audits", night_after(1)) == ["parts/audits/night=2026-11-02/run-0.parquet"]
+
+
+DAMAGED_RECORDS = [b"", b"{", b"{}", b"[]", b"7", b'{"generation": 1, "live": "x", "replaced": []}']
+
+
+def damage_record(store, content):
+    path = store.place.local_path("nights/2026-11-01/merged.json")
+    path.unlink() if content is None else path.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", [None, *DAMAGED_RECORDS])
+def test_a_night_whose_record_of_merges_is_lost_keeps_every_row_and_can_be_merged_again(store, content):
+    before = rows_of(store)
+    merge_night(store, NIGHT)
+    damage_record(store, content)
+    assert rows_of(store) == before
+    assert merge_night(store, NIGHT).parts_before == 6
+    assert rows_of(store) == before
+    write_batch(store, NIGHT, "later", 0, model("org/later"))
+    both = rows_of(store)
+    assert merge_night(store, NIGHT).parts_after == 6
+    assert rows_of(store) == both
+    assert len(store.place.names("parts/audits")) == 1
+
+
+@pytest.mark.parametrize("content", DAMAGED_RECORDS)
+def test_a_record_of_merges_that_cannot_be_read_is_set_aside_with_a_message(store, content, caplog):
+    merge_night(store, NIGHT)
+    damage_record(store, content)
+    assert len(live_parts(store, "audits")) == 1
+    assert store.place.read("parts/_set_aside/nights/2026-11-01/merged.json") == content
+    assert "nights/2026-11-01/merged.json cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("changes", range(0, 16, 3))
+def test_a_merge_killed_after_the_record_was_lost_loses_no_row(store, changes):
+    merge_night(store, NIGHT)
+    write_batch(store, NIGHT, "later", 0, model("org/later"))
+    before = rows_of(store)
+    damage_record(store, None)
+    with pytest.raises(PowerCut):
+        merge_night(Store(MortalPlace(store.location, itertools.count(changes, -1))), NIGHT)
+    assert rows_of(store) == before
+    merge_night(store, NIGHT)
+    assert rows_of(store) == before
+
+
+def test_an_older_record_of_merges_hides_and_removes_no_later_merged_file(store):
+    merge_night(store, NIGHT)
+    older = store.place.read("nights/2026-11-01/merged.json")
+    write_batch(store, NIGHT, "later", 0, model("org/later"))
+    merge_night(store, NIGHT)
+    before = rows_of(store)
+    damage_record(store, older)
+    assert rows_of(store) == before
+    merge_night(store, NIGHT)
+    assert rows_of(store) == before
+
+
+def test_a_merge_leaves_files_that_are_not_the_stores_alone(store):
+    foreign = ["parts/audits/night=2026-11-01/notes.txt", "parts/audits/night=2026-11-01/backup/run-9.parquet"]
+    for name in foreign:
+        with store.place.writing(name) as file:
+            file.write(b"mine")
+    merge_night(store, NIGHT)
+    assert [store.place.read(name) for name in foreign] == [b"mine", b"mine"]

@@ -1,4 +1,5 @@
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -183,3 +184,44 @@ def test_a_night_without_a_plan_and_a_plan_that_cannot_be_read_are_errors(store)
     for ask in (read_plan, plan_facts):
         with pytest.raises(StoreError, match=r"plan\.parquet cannot be read"):
             ask(store, NIGHT)
+
+
+def write_foreign_plan(store, columns, facts):
+    with store.place.writing("nights/2026-11-01/plan.parquet") as file:
+        pq.write_table(pa.table(columns).replace_schema_metadata(facts), file)
+
+
+@pytest.mark.parametrize("facts", [None, "{}", '{"audit_id": 7}', "[]", "{"])
+def test_a_plan_without_the_facts_of_its_run_is_an_unfinished_night_that_says_what_to_do(store, facts):
+    write_foreign_plan(store, {"repo_id": ["a"], "batch": [0]}, {} if facts is None else {"night": facts})
+    assert unfinished_nights(store) == [NIGHT]
+    with pytest.raises(StoreError, match=r"plan\.parquet cannot be read .+ remove it, and the night is planned anew"):
+        plan_facts(store, NIGHT)
+
+
+@pytest.mark.parametrize("columns", [{"repo_id": ["a"], "batch": ["first"]}, {"repo_id": ["a"]}, {"batch": [0]}])
+def test_a_plan_with_other_columns_says_what_to_do(store, columns):
+    write_foreign_plan(store, columns, {"night": '{"audit_id": "run"}'})
+    for batch in (None, 0):
+        with pytest.raises(StoreError, match=r"plan\.parquet cannot be read .+ remove it, and the night"):
+            read_plan(store, NIGHT, batch)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"null", b"\xff", b'{"night": 7}'])
+def test_a_marker_that_holds_no_summary_is_left_out_and_still_ends_its_night(store, content):
+    write_plan(store, NIGHT, [], {"audit_id": "run"})
+    finish_night(store, NIGHT, {"audit_id": "other"})
+    with store.place.writing("nights/2026-11-01/done-run.json") as file:
+        file.write(content)
+    assert [summary["audit_id"] for summary in night_summaries(store)] == ["other"]
+    assert unfinished_nights(store) == []
+
+
+@pytest.mark.parametrize("folder", ["2026-13-45", "backup", "2026-11-01/backup", "2026-11-01 copy"])
+def test_files_of_other_names_beside_the_nights_are_left_alone(store, folder):
+    for name in ("plan.parquet", "done-run.json", "merged.json"):
+        with store.place.writing(f"nights/{folder}/{name}") as file:
+            file.write(b"{}")
+    put(store, 0, "ok")
+    assert (unfinished_nights(store), night_summaries(store)) == ([], [])
+    assert why(store, "org/m", "s1", 1) == "unchanged"

@@ -114,14 +114,23 @@ def test_a_location_below_a_file_is_an_error_when_it_is_written(tmp_path):
         write_part(open_store(tmp_path / "file" / "store"), "audits", NIGHT, "run", 0, [audit("a")], {})
 
 
+@pytest.mark.parametrize("location", ["x" * 300, "~nosuchuser/x", "a\0b", "\ud800"])
+def test_a_location_that_no_folder_can_have_is_an_error(location):
+    with pytest.raises(StoreError, match="cannot be the name of a store's folder"):
+        open_store(location)
+
+
 def test_an_object_store_is_refused_as_long_as_there_is_none():
     with pytest.raises(StoreError, match="only local folders"):
         open_store("s3://bucket/store")
 
 
-def test_a_full_disk_is_an_error_that_says_how_much_is_free(store):
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device here behaves like a full disk")
+def test_a_full_disk_is_an_error_that_says_how_much_is_free(store, tmp_path):
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")  # whatever becomes of the link, the device stays
     with pytest.raises(StoreError, match=r"disk is full \([\d,]+ bytes free\)"), store.place.writing("x"):
-        Path("/dev/full").write_bytes(b"x")
+        full.write_bytes(b"x")
     assert store.place.names("") == []
 
 
@@ -193,3 +202,20 @@ def test_swap_replaces_only_what_is_expected(store):
     assert not place.swap("x", None, b"new")
     assert place.swap("x", b"old", b"new")
     assert (place.read("x"), place.swap("x", b"new", None), place.read("x")) == (b"new", True, None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "parts/audits/copy.parquet",
+        "parts/audits/night=2026-13-45/run-1.parquet",
+        "parts/audits/night=2026-11-01/backup/run-1.parquet",
+        "parts/audits/backup/night=2026-11-01/run-1.parquet",
+    ],
+)
+def test_a_file_that_is_not_named_as_a_part_is_none(store, name):
+    write_batch(store, NIGHT, "run", 0, model("a"))
+    with store.place.writing(name) as file:
+        file.write(b"mine")
+    assert live_parts(store, "audits") == ["parts/audits/night=2026-11-01/run-0.parquet"]
+    assert finished_batches(store, NIGHT, "run") == {0}

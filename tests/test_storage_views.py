@@ -119,7 +119,7 @@ def unread(repo_id, created_at="2026-01-09T00:00:00Z", downloads=10, **facts):
 
 
 def publish_cases(store):
-    """A public model, a private one, one never listed, one that was public once, and one without a norm."""
+    """A public model, a private one, one never listed, one public once, one without a norm, and unsaid ones."""
     write_batch(store, NIGHT, "run", 0, model("org/public"))
     write_batch(store, NIGHT, "run", 1, {**model("org/private"), "listings": [listing("org/private", private=True)]})
     write_batch(store, NIGHT, "run", 2, {**model("folder"), "listings": []})
@@ -127,9 +127,10 @@ def publish_cases(store):
     write_batch(store, night_after(1), "run", 3, {"listings": [listing("org/was-public", private=True)]})
     write_batch(store, NIGHT, "run", 4, unread("org/none", status="no_norms", norm_kind="none"))
     write_batch(store, NIGHT, "run", 5, {"listings": [listing("org/unread")]})
+    write_batch(store, NIGHT, "run", 6, {**model("org/unsaid"), "listings": [listing("org/unsaid", private=None)]})
 
 
-def test_what_is_published_holds_no_private_and_no_local_model(store):
+def test_what_is_published_holds_only_models_that_the_hub_said_are_public(store):
     publish_cases(store)
     assert ask(store, "SELECT repo_id FROM leaderboard") == [("org/public",)]
     assert ask(store, "SELECT norm_kind, models FROM norm_share ORDER BY ALL") == [("layernorm", 1), ("none", 1)]
@@ -202,3 +203,12 @@ def test_deepening_sets_random_beside_trained(store):
     write_batch(store, NIGHT, "probes", 0, {"probes": [random, trained, only_random]})
     query = "SELECT repo_id, random_alignment, trained_alignment, new_dead_directions, log10_deepening FROM deepening"
     assert ask(store, query) == [("org/a", 0.5, 0.9, 2, 2.5)]
+
+
+def test_downloads_beyond_the_range_of_an_integer_are_counted_as_its_largest(store):
+    most = 2**63 - 1
+    for batch in range(2):
+        rows = {**model(f"org/{batch}"), "listings": [listing(f"org/{batch}", downloads=most)]}
+        write_batch(store, NIGHT, "run", batch, rows)
+    assert ask(store, sql_file("queries/coverage.sql")) == [("ok", 2, most, 1.0)]
+    assert ask(store, "SELECT downloads, share_of_downloads FROM norm_share") == [(most, 1.0)]

@@ -2,9 +2,9 @@
 SELECT
     coalesce(status, 'waiting') AS status,
     count(*) AS models,
-    sum(coalesce(downloads, 0))::BIGINT AS downloads,
+    least(sum(coalesce(downloads, 0)), 9223372036854775807)::BIGINT AS downloads,
     count(*) / sum(count(*)) OVER () AS share_of_models
 FROM latest
-WHERE listed_night IS NOT NULL AND private IS NOT TRUE
+WHERE listed_night IS NOT NULL AND private IS FALSE
 GROUP BY ALL
 ORDER BY models DESC, status

@@ -5,9 +5,9 @@ WITH kinds AS (
         date_trunc('month', created_at)::DATE AS created_month,
         norm_kind,
         count(*) AS models,
-        sum(coalesce(downloads, 0))::BIGINT AS downloads
+        least(sum(coalesce(downloads, 0)), 9223372036854775807)::BIGINT AS downloads
     FROM latest
-    WHERE status IN ('ok', 'no_norms') AND listed_night IS NOT NULL AND private IS NOT TRUE
+    WHERE status IN ('ok', 'no_norms') AND listed_night IS NOT NULL AND private IS FALSE
     GROUP BY ALL
 )
 SELECT

@@ -104,3 +104,8 @@ class Transient(Failed):
 
 class DegenerateKernel(AuditError):
     """A scale that holds NaN or infinite values, or no values, has no kernel direction."""
+
+
+def defect(error: Exception, repo_id: str) -> Failed:
+    """Return what an exception that nobody expected amounts to: a fault of this program, which costs one model."""
+    return Failed(f"{shown(repo_id)}: defect in normaudit, please report it: {type(error).__name__}: {error}")

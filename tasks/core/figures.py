@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.core.configs import MAX_WIDTH
 from tasks.core.kernel import effective_scale, kernel_figures, scale_figures
 from tasks.core.parameterisation import with_values
 from tasks.core.records import Norm, ReadNorm
@@ -26,7 +27,8 @@ def with_scale(norm: Norm, weight: Vector, beta: Vector | None, gamma_sha256: st
         gamma_sha256: of the scale's bytes in the file.
         tau: threshold of near-dead coordinates, relative to rms(γ).
     """
-    norm = replace(with_values(norm, weight), dim=weight.size)
+    with np.errstate(over="ignore"):  # the median of two huge values; infinity says of it what matters
+        norm = replace(with_values(norm, weight), dim=weight.size)
     gamma = effective_scale(weight, norm.parameterisation)
     scale = scale_figures(gamma, tau)
     if not norm.is_final or not gamma.size:
@@ -35,8 +37,11 @@ def with_scale(norm: Norm, weight: Vector, beta: Vector | None, gamma_sha256: st
 
 
 def without_scale(norm: Norm, tau: float) -> ReadNorm:
-    """Return a norm that stores no scale with its figures, which are those of γ = 1, where its width is known."""
-    if not norm.is_final or not norm.dim:
+    """Return a norm that stores no scale with its figures, which are those of γ = 1, where its width is known.
+
+    The width is that of some tensor; wider than MAX_WIDTH it is taken for a trap, and there are no figures.
+    """
+    if not norm.is_final or not norm.dim or norm.dim > MAX_WIDTH:
         return ReadNorm(norm)
     gamma = np.ones(norm.dim)
     return ReadNorm(norm, scale_figures(gamma, tau), kernel_figures(gamma, None, norm.kind, tau), gamma)

@@ -23,8 +23,18 @@ LENGTH_BYTES = 8  # little-endian unsigned length of the JSON that follows
 MAX_FORMAT_BYTES = 100_000_000  # the reference reader refuses longer headers
 MAX_HEADER_BYTES = 32_000_000  # 90,000 tensors take 10 MB; what is longer costs a reader more memory than it tells
 MAX_ELEMENTS = 2**63 - 1  # element counts are machine words in every reader
+MAX_FILE_BYTES = 2**63 - 1  # no file system has longer files, and no store a column for them
+FIRST_READ_BYTES = 65_536  # the header of a single-file model of 7 B parameters takes 34 kB
+HEADER_BYTES_PER_TENSOR = 160  # 117 on average; a second request costs more than the difference
+METADATA_BYTES = 4_096  # of a header besides its tensors: {"format": "pt"} takes 30, merge recipes take more
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _SAFE_SHARD = re.compile(r"(?!/)(?!.*(?:^|/)\.\.?(?:/|$))[^\\:\x00-\x1f]+\.safetensors")
+
+
+def first_read_bytes(tensor_count: int) -> int:
+    """Return how much of a file to read so as to have its header; tensor_count is what the index puts there, or 0."""
+    by_index = LENGTH_BYTES + METADATA_BYTES + tensor_count * HEADER_BYTES_PER_TENSOR
+    return by_index if tensor_count else FIRST_READ_BYTES
 
 
 def header_bytes(head: bytes, file_bytes: int, where: str) -> int:
@@ -101,16 +111,8 @@ def parse_index(data: bytes, where: str) -> Index:
                 f"{where}: {shown(name)} is said to be in {shown(shard)!r}, which is no shard beside the index"
             )
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return Index(weight_map, total if type(total) is int and total > 0 else None)
-
-
-def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object that data holds (a config.json, say).
-
-    Raises:
-        BadFile: data is not UTF-8 JSON, or no object.
-    """
-    return _json_object(data, where)
+    is_size = type(total) is int and 0 < total <= MAX_FILE_BYTES
+    return Index(weight_map, total if is_size else None)
 
 
 def _json_object(data: bytes, where: str) -> dict[str, Any]:
@@ -145,10 +147,11 @@ def _refuse_duplicates(raw: bytes, tensor_count: int, where: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
-        raise BadFile(f"{where}: the name {shown(twice)!r} is given twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadFile(f"{where}: the name {shown(name)!r} is given twice")
+        found[name] = value
     return found
 
 
@@ -174,7 +177,7 @@ def _check_size(name: str, dtype: str, shape: list[int], offsets: list[int], whe
     elements = 1
     for length in shape:
         elements *= length
-        if elements > MAX_ELEMENTS:
+        if max(elements, length) > MAX_ELEMENTS:  # of [0, 2**63] there are no elements, but no reader can hold it
             raise BadFile(f"{where}: {shown(name)}: shape {shown(shape)} overflows a 64-bit element count")
     size, odd_bits = divmod(elements * BITS[dtype], 8)
     if odd_bits or size != offsets[1] - offsets[0]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
+from tasks.core.errors import BadFile, shown
 from tasks.core.known import Known
 from tasks.core.modules import Inventory
 from tasks.core.names import Survey
@@ -13,6 +14,7 @@ from tasks.core.records import Norm, Tensor
 from tasks.core.verdicts import (
     ADAPTER_ONLY,
     ANONYMOUS_NAMES,
+    INDEX_NAMES_MISSING_TENSOR,
     LAYER_GAPS,
     NO_NORM_TENSORS,
     PROMISED_NORM_MISSING,
@@ -63,6 +65,25 @@ def lacks_shards(files: Iterable[str]) -> bool:
             stem, count, ending = match.groups()
             seen[stem, count, ending] = seen.get((stem, count, ending), 0) + 1
     return any(number < int(count) for (_, count, _), number in seen.items())
+
+
+def check_promised(promised: Sequence[str], found: Container[str], where: str) -> None:
+    """Hold what a file has against what the index says of it.
+
+    Args:
+        promised: names of the tensors that the index puts into the file.
+        found: names of those that are there.
+        where: repo and file, for messages.
+
+    Raises:
+        BadFile: some are not there.
+    """
+    if lacking := [name for name in promised if name not in found]:
+        raise BadFile(
+            f"{where}: the index puts {len(promised):,} tensors here, {len(lacking):,} of them are not:"
+            f" {shown(lacking[0])}",
+            INDEX_NAMES_MISSING_TENSOR,
+        )
 
 
 def is_anonymous(inventory: Inventory) -> bool:

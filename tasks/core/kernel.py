@@ -102,7 +102,7 @@ def kernel_figures(gamma: Vector, beta: Vector | None, kind: Kind, tau: float = 
         top_coordinate=top,
         cos_uniform=min(1.0, abs(float(u.sum())) / float(np.sqrt(gamma.size))),
         condition_number=_condition_number(gamma),
-        u_dot_beta=_finite(float(u @ beta)) if beta is not None and beta.shape == u.shape else _no_bias(beta),
+        u_dot_beta=_u_dot_beta(u, beta),
         kernel_degenerate=bool((gamma == 0).any()),
     )
 
@@ -146,8 +146,11 @@ def _condition_number(gamma: Vector) -> float | None:
         return _finite(float(sizes.max() / smallest)) if smallest > 0 else None
 
 
-def _no_bias(beta: Vector | None) -> float | None:
-    return 0.0 if beta is None else None
+def _u_dot_beta(u: Vector, beta: Vector | None) -> float | None:
+    if beta is None:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinite bias meets zeros of u; the product is then None
+        return _finite(float(u @ beta)) if beta.shape == u.shape else None
 
 
 def _finite(value: float) -> float | None:

@@ -13,16 +13,20 @@ bytes are had:
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from tasks.core.configfile import MAX_CONFIG_BYTES, parse_config
 from tasks.core.dtypes import decode
 from tasks.core.errors import AuditError, BadFile, NotFound, TooLarge, shown
 from tasks.core.figures import value_verdicts, with_scale, without_scale
-from tasks.core.header import LENGTH_BYTES, header_bytes, parse_header, parse_index, parse_json_object
+from tasks.core.header import first_read_bytes, header_bytes, parse_header, parse_index
+from tasks.core.integrity import check_promised
 from tasks.core.kernel import DEAD_TAU
 from tasks.core.kinds import Classification, classify
 from tasks.core.ranges import ByteRange, check_scale_size, cut, plan_ranges
@@ -30,15 +34,13 @@ from tasks.core.records import Chunk, Fetch, Header, Listing, Norm, Reading, Rea
 from tasks.core.registry import Registry
 from tasks.core.selection import Checkpoint, select_checkpoint, why_none
 from tasks.core.streams import unknown_streams, unopened_shard, with_testimony, witnesses
-from tasks.core.verdicts import INDEX_NAMES_MISSING_TENSOR, SHARD_MISSING
+from tasks.core.verdicts import CONFIG_UNREADABLE, SHARD_MISSING
 
 T = TypeVar("T")
 Answers: TypeAlias = tuple[Chunk | AuditError, ...]
 Plan: TypeAlias = Generator[tuple[Fetch, ...], Answers, T]
 
-FIRST_READ_BYTES = 65_536  # the header of a single-file model of 7 B parameters takes 34 kB
-HEADER_BYTES_PER_TENSOR = 160  # 117 on average; a second request costs more than the difference
-METADATA_BYTES = 4_096  # of a header besides its tensors: {"format": "pt"} takes 30, merge recipes take more
+MAX_SHARDS = 1_000  # whose headers one model may need; the largest models known have a few hundred shards
 MAX_ROUNDS = 4  # a shard's shapes may move the final norm to another shard, but not for ever
 
 
@@ -98,7 +100,9 @@ class _Reader:
     options: ReadOptions
     config: Mapping[str, object] | None
     config_is_whole: bool = False
+    config_is_unreadable: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    promised: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by the index, of each file
     headers: dict[str, Header] = field(default_factory=dict)
     pieces: dict[str, dict[ByteRange, bytes]] = field(default_factory=dict)
     weights_sha256: str | None = None
@@ -117,7 +121,9 @@ class _Reader:
         [answer] = yield (Fetch(self.checkpoint.index),)
         index = parse_index(_needed(answer).data, self.where(self.checkpoint.index))
         paths = {shard: self.checkpoint.folder + shard for shard in set(index.shards.values())}
-        self.tensors = {name: Tensor(name, paths[shard]) for name, shard in index.shards.items()}
+        for name, shard in index.shards.items():
+            self.tensors[name] = Tensor(name, paths[shard])
+            self.promised[paths[shard]].append(name)
         self.total_bytes = index.total_bytes
 
     def settle(self) -> Plan[Classification]:
@@ -135,15 +141,18 @@ class _Reader:
         return found
 
     def read_config(self) -> Plan[None]:
-        """Read config.json, if there is one; it replaces the listing's digest."""
+        """Read config.json, if there is one; it replaces the listing's digest, unless it cannot be used."""
         self.config_is_whole = True
-        [answer] = yield (Fetch(self.checkpoint.config),)
+        [answer] = yield (Fetch(self.checkpoint.config, limit_bytes=MAX_CONFIG_BYTES),)
         if not isinstance(answer, NotFound):
-            self.config = parse_json_object(_needed(answer).data, self.where(self.checkpoint.config))
+            usable = None if isinstance(answer, TooLarge | BadFile) else parse_config(_needed(answer).data)
+            self.config, self.config_is_unreadable = (self.config, True) if usable is None else (usable, False)
 
     def read_headers(self, paths: Sequence[str]) -> Plan[None]:
         """Read and validate the headers of these files, side by side."""
-        first = tuple(Fetch(path, 0, self._first_read_bytes(path)) for path in paths)
+        if len(paths) > MAX_SHARDS:
+            raise TooLarge(f"{self.where(paths[0])}: one of {len(paths):,} shards to open; at most {MAX_SHARDS:,} are")
+        first = tuple(Fetch(path, 0, first_read_bytes(len(self.promised[path]))) for path in paths)
         answers = yield self.priced(first)
         chunks = {path: self.shard(path, answer) for path, answer in zip(paths, answers, strict=True)}
         rest = tuple(
@@ -168,13 +177,7 @@ class _Reader:
     def adopt(self, path: str) -> None:
         """Take a header's tensors over, and hold them against what the index promised."""
         found = {spec.name: Tensor(spec.name, path, spec.dtype, spec.shape) for spec in self.headers[path].tensors}
-        promised = [tensor.name for tensor in self.tensors.values() if tensor.file == path]
-        if lacking := [name for name in promised if name not in found]:
-            raise BadFile(
-                f"{self.where(path)}: the index puts {len(promised):,} tensors here, {len(lacking):,} of them are not:"
-                f" {shown(lacking[0])}",
-                INDEX_NAMES_MISSING_TENSOR,
-            )
+        check_promised(self.promised[path], found, self.where(path))
         self.tensors.update(found)
 
     def ask_writers(self, found: Classification) -> Plan[Classification]:
@@ -236,7 +239,8 @@ class _Reader:
         data = cut(spec, self.pieces[path])
         if data is None:
             raise BadFile(f"{self.where(path)}: {shown(spec.name)} could not be read whole")
-        return data, decode(spec, data, self.where(path)).reshape(-1)
+        flat = replace(spec, shape=(math.prod(spec.shape),))  # NumPy cannot hold every shape, nor 65 dimensions
+        return data, decode(flat, data, self.where(path))
 
     def figures(self, norm: Norm, values: Mapping[str, tuple[bytes, np.ndarray]]) -> ReadNorm:
         """Return the norm with its figures; the vectors and the kernel for final norms only."""
@@ -255,15 +259,17 @@ class _Reader:
             norm_kind=main.kind if main else found.norm_kind,
             norms=norms,
             tensors=tuple(self.tensors.values()),
-            integrity=tuple(dict.fromkeys((*self.absent_shards(), *found.integrity, *value_verdicts(norms)))),
+            integrity=tuple(dict.fromkeys((*self.file_verdicts(), *found.integrity, *value_verdicts(norms)))),
             file_count=len({tensor.file for tensor in self.tensors.values()}),
             checkpoint_bytes=self._checkpoint_bytes(),
             config=self.config,
             weights_sha256=self.weights_sha256,
         )
 
-    def absent_shards(self) -> Iterable[str]:
-        """Yield the verdict on an index that names shards which the listing has not, wanted or not."""
+    def file_verdicts(self) -> Iterable[str]:
+        """Yield the verdicts on a config that is of no use, and on an index that names shards which are not there."""
+        if self.config_is_unreadable:
+            yield CONFIG_UNREADABLE
         if not {tensor.file for tensor in self.tensors.values()} <= {file.path for file in self.listing.files}:
             yield SHARD_MISSING
 
@@ -275,11 +281,6 @@ class _Reader:
             wanted = f"{self.planned_bytes:,} bytes would have to be read"
             raise TooLarge(f"{shown(self.listing.repo_id)}: {wanted}, the limit for one model is {limit_bytes:,}")
         return fetches
-
-    def _first_read_bytes(self, path: str) -> int:
-        promised = sum(tensor.file == path for tensor in self.tensors.values())
-        by_index = LENGTH_BYTES + METADATA_BYTES + promised * HEADER_BYTES_PER_TENSOR
-        return by_index if promised else FIRST_READ_BYTES
 
     def _checkpoint_bytes(self) -> int | None:
         files = {tensor.file for tensor in self.tensors.values()}

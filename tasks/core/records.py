@@ -74,6 +74,7 @@ class Fetch:
     path: str
     start: int = 0
     stop: int | None = None
+    limit_bytes: int | None = None  # of a whole file: a longer one is TooLarge; None leaves it to whoever reads
 
 
 @dataclass(frozen=True, slots=True)

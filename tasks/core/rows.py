@@ -27,6 +27,7 @@ from tasks.core.records import (
     ReadNorm,
     Tensor,
 )
+from tasks.core.verdicts import FROM_NAMES
 
 Row: TypeAlias = dict[str, Any]
 
@@ -124,7 +125,7 @@ def concluded_row(audit: Row, concluded: Concluded, stamp: Stamp) -> Row:
         "method_version": METHOD_VERSION,
         "norm_kind": concluded.norm_kind,
         "final_tensor": main.scale_tensor if main else None,
-        "integrity": list(concluded.integrity),
+        "integrity": [*concluded.integrity, *(word for word in audit["integrity"] or () if word not in FROM_NAMES)],
     }
 
 

@@ -176,7 +176,9 @@ class Wire:
 
     async def _take_whole(self, response: ClientResponse, job: Job) -> Chunk:
         check_kind(response, ("identity", "gzip"), job.where)
-        data = await read_whole(response, self._options.max_whole_file_bytes, job.where, job.meter)
+        limit = self._options.max_whole_file_bytes
+        limit = min(limit, job.fetch.limit_bytes or limit)
+        data = await read_whole(response, limit, job.where, job.meter)
         job.remote.check(len(data), _etag(response))
         return job.remote.chunk(data, len(data), _etag(response))
 
