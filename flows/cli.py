@@ -64,6 +64,10 @@ class RankingShape(StrEnum):
     json = "json"
 
 
+NightStoreOption = Annotated[
+    str | None,
+    typer.Option("--store", metavar="DIR", help="The store; default: as the settings say, ./demo-store for the demo."),
+]
 StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="DIR", help="The store; default: $NORMAUDIT_STORE, ./store, or the demo's."),
@@ -152,7 +156,7 @@ def explain(
 @app.command(epilog="Example: `normaudit nightly --config deployments/nightly.toml`")
 def nightly(
     config: Annotated[Path, typer.Option(help="The settings.")] = DEFAULT_CONFIG,
-    store: StoreOption = None,
+    store: NightStoreOption = None,
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help='Another Hub than the settings name; "demo" is the stand-in.')
     ] = None,
@@ -170,7 +174,7 @@ def nightly(
 
 
 @app.command(epilog="Example: `normaudit demo`")
-def demo(store: StoreOption = None) -> None:
+def demo(store: NightStoreOption = None) -> None:
     """Run the nightly audit in about a minute against a small Hub on loopback, offline."""
     nightly(Path(str(files("deployments") / DEFAULT_CONFIG.name)), store, DEMO)
 

@@ -158,7 +158,7 @@ def default_store() -> str:
     named = os.environ.get(STORE_VARIABLE)
     if named:
         return named
-    return DEMO_STORE if Path(DEMO_STORE).is_dir() and not Path(STORE).is_dir() else STORE
+    return DEMO_STORE if Path(DEMO_STORE).is_dir() and not Path(STORE, "parts").is_dir() else STORE
 
 
 _TOO_DEEP = "{path}: nested deeper than any setting is; see deployments/nightly.toml for those that exist"

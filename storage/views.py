@@ -49,7 +49,7 @@ def _same(key: str, nullable: bool) -> str:
 
 def _comment_inherited(connection: duckdb.DuckDBPyConnection, view: str) -> None:
     """Give a derived view's columns the comments of the tables' columns of the same name, where it states none."""
-    described = {column.name: comment(column) for table in TABLES.values() for column in table}
+    described = {column.name: comment(column) for table in reversed(TABLES.values()) for column in table}
     bare = connection.execute(
         "SELECT column_name FROM duckdb_columns()"
         " WHERE database_name = 'memory' AND table_name = ? AND comment IS NULL",

@@ -184,6 +184,8 @@ def test_reading_commands_find_the_store_by_variable_then_here_then_the_demos(tm
     (tmp_path / "demo-store").mkdir()
     assert default_store() == "demo-store"
     (tmp_path / "store").mkdir()
+    assert default_store() == "demo-store"  # a night that failed has left a folder, and nothing in it
+    (tmp_path / "store" / "parts").mkdir()
     assert default_store() == "store"
     monkeypatch.setenv("NORMAUDIT_STORE", "elsewhere")
     assert default_store() == "elsewhere"
