@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.registry_measure import measure
+from tasks.model.behaviour.measure import measure
 
 SECONDS_PER_CLASS = 90
 BYTES_PER_CLASS = 4 << 30  # on top of what the parent had mapped

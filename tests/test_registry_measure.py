@@ -10,9 +10,9 @@ torch = pytest.importorskip("torch", reason="the registry is measured with the e
 transformers = pytest.importorskip("transformers", reason="the registry is measured with the extra `probe`")
 
 from benchmarks.registry import as_text, assemble, in_process, logged, version  # noqa: E402
-from benchmarks.registry_measure import measure  # noqa: E402
-from benchmarks.registry_norms import behaviour_of, candidates, guessed_inputs  # noqa: E402
-from tasks.model import RECIPES, TINY_LAYERS, tiny_config  # noqa: E402
+from tasks.model.behaviour.measure import measure  # noqa: E402
+from tasks.model.behaviour.norms import behaviour_of, candidates, guessed_inputs  # noqa: E402
+from tasks.model.behaviour.tiny import RECIPES, TINY_LAYERS, tiny_config  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers and torch warn of each other's changes
 

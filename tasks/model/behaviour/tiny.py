@@ -1,10 +1,4 @@
-"""Models in memory: built tiny with random weights from their class alone, and their norms run.
-
-The only module that imports torch and transformers, inside its functions; it needs none of the packages that only
-reading the Hub needs, so a machine that has torch, transformers, NumPy and safetensors can use it.
-
-Source: maths.md, sections 1 and 6.
-"""
+"""Configs of transformers' classes with few layers, narrow widths, small vocabularies, and what building them needs."""
 
 from __future__ import annotations
 

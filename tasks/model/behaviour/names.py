@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.registry_entries import Seen
 from tasks.core.matching import pattern_of
+from tasks.model.behaviour.entries import Seen
 
 
 def renamed(model: Any, seen: list[Seen]) -> list[list[str]]:
@@ -32,7 +32,7 @@ def parts(config: Any, towers: Mapping[str, Any]) -> list[list[str]]:
     """Return [path, field, model_type] of each tower that may be of any type: its own config says of which."""
     found = []
     for field, spec in type(config).sub_configs.items():
-        inner = getattr(config, field, None)
+        inner: Any = getattr(config, field, None)
         paths = [path for path, tower in towers.items() if path and inner is not None and tower.config is inner]
         if spec.__name__ == "AutoConfig" and paths:
             found.append([min(paths, key=len), field, inner.model_type])

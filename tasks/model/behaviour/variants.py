@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.registry_norms import BIAS_NAME, candidates
 from tasks.core.matching import pattern_of
+from tasks.model.behaviour.norms import BIAS_NAME, candidates
 
 SWITCHES = re.compile(r"norm|parallel|architecture|alternat|pre_ln|post_ln", re.IGNORECASE)
 BIAS_SWITCHES = re.compile(r"bias", re.IGNORECASE)

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.registry_finals import smallest_tower, tower_name
-from benchmarks.registry_norms import Behaviour
 from tasks.core.matching import pattern_of
+from tasks.model.behaviour.finals import smallest_tower, tower_name
+from tasks.model.behaviour.norms import Behaviour
 
 SITES = (  # by the last components of a path; the first that fits decides
     ("query", r"(^|[._])q(uery)?_?(a_)?(layer)?_?(norm|ln)|norm_q|ln_q"),

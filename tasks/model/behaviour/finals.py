@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.registry_trace import Call, Span, Trace
+from tasks.model.behaviour.trace import Call, Span, Trace
 
 MAX_ROWS = 64  # rows that are compared to tell whether one tensor was cut out of another
 VISION = re.compile(r"visi|visual|image|img|pixel|vit(_|$)|video|vqmodel|vqgan|vpm", re.IGNORECASE)
@@ -158,8 +158,10 @@ def _state(output: Any) -> Tensor | None:
     """Return a tower's last hidden state: by its name, or the first tensor of an output without names."""
     named = getattr(output, "last_hidden_state", None)
     maps = getattr(output, "feature_maps", None)
-    if isinstance(named, Tensor) or maps:
-        return named if named is not None else maps[-1]
+    if isinstance(named, Tensor):
+        return named
+    if maps:
+        return _tensor(maps[-1])
     return None if hasattr(output, "keys") else _tensor(output)
 
 
@@ -174,7 +176,7 @@ def _cut_from(part: Tensor | None, whole: Tensor | None) -> bool:
     if part is None or whole is None:
         return False
     if part.numel() == whole.numel():
-        return torch.allclose(part.flatten().sort().values, whole.flatten().sort().values, atol=1e-5)
+        return bool(torch.allclose(part.flatten().sort().values, whole.flatten().sort().values, atol=1e-5))
     if part.dim() == 4 and part.shape[1] == whole.shape[-1]:
         part = part.movedim(1, -1)  # a feature map has its channels first
     if part.shape[-1] != whole.shape[-1]:

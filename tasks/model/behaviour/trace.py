@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.registry_inputs import sample_inputs
+from tasks.model.behaviour.inputs import sample_inputs
 
 MAX_ATTEMPTS = 24  # combinations of inputs that are tried before a forward pass is given up
 

@@ -11,14 +11,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import registry_finals as finals
-from benchmarks import registry_variants as variants
-from benchmarks.registry_entries import Places, Seen, entries, tower_names
-from benchmarks.registry_names import parts, renamed
-from benchmarks.registry_norms import Behaviour, behaviour_of, candidates, guessed_inputs
-from benchmarks.registry_trace import Trace, run
 from tasks.core.matching import pattern_of
-from tasks.model import MAX_PARAMETERS, RECIPES, default_config, stand_in_for_timm, tiny_config, with_parts
+from tasks.model.behaviour import finals, variants
+from tasks.model.behaviour.entries import Places, Seen, entries, tower_names
+from tasks.model.behaviour.names import parts, renamed
+from tasks.model.behaviour.norms import Behaviour, behaviour_of, candidates, guessed_inputs
+from tasks.model.behaviour.tiny import (
+    MAX_PARAMETERS,
+    RECIPES,
+    default_config,
+    stand_in_for_timm,
+    tiny_config,
+    with_parts,
+)
+from tasks.model.behaviour.trace import Trace, run
 
 MIN_REACHED = 0.9  # of the norms, for the finals of towers that were run one by one to be believed
 MAX_SWITCHED_PARAMETERS = 10_000_000  # a model that does not shrink is not run again for each of its switches
