@@ -1,4 +1,4 @@
-"""The stand-in's first origin: the Hub's API and its resolve URLs, as hub.md's sections 1 and 2 describe them."""
+"""The stand-in's first origin: the Hub's API and its resolve URLs."""
 
 from __future__ import annotations
 

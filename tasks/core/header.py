@@ -1,6 +1,6 @@
 """The safetensors header and the index of a sharded checkpoint, parsed from bytes and validated in full.
 
-As strict as the reference reader about the layout (hub.md, section 5), and stricter about duplicate names, of which the
+As strict as the reference reader about the layout (lengths, offsets, overlaps), and stricter about duplicate names, of which the
 reference silently keeps the last.
 """
 

@@ -46,7 +46,7 @@ class Stamp:
 
 
 def audit_rows(audit: Audit, stamp: Stamp) -> dict[str, list[Row]]:
-    """Return {table: rows} of one audit, as interface.md section 3 names the columns."""
+    """Return {table: rows} of one audit."""
     concluded = conclusion_rows(audit.listing.repo_id, audit.listing.sha, audit.reading.norms)
     return {"audits": [_audit_row(audit, stamp)], **concluded}
 

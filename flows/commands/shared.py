@@ -1,0 +1,49 @@
+"""What the subcommands share: the application they belong to, exit statuses, and how errors are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from flows import output
+from flows.engine import EngineError
+from flows.settings import SettingsError
+from storage.errors import StoreError
+from tasks.core.errors import AuditError
+
+app = typer.Typer(
+    name="normaudit",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+WRONG_USAGE = 2
+INTERRUPTED, READER_GONE = 130, 141  # what a shell reports of a program that SIGINT or SIGPIPE has ended
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", metavar="DIR", help="The store; default: $NORMAUDIT_STORE, ./store, or the demo's."),
+]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what a user can mend into one line on stderr and exit status 2."""
+    try:
+        yield
+    except SettingsError as error:  # one line for each wrong setting
+        output.complain(str(error).splitlines())
+        raise typer.Exit(WRONG_USAGE) from error
+    except BrokenPipeError as error:
+        output.let_go_of_stdout()
+        raise typer.Exit(READER_GONE) from error
+    except (StoreError, AuditError, EngineError, output.UsageError, OSError) as error:
+        output.complain([output.one_line(error)])
+        raise typer.Exit(WRONG_USAGE) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(INTERRUPTED) from error
