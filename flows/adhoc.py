@@ -27,6 +27,8 @@ from tasks.storing import store_audits
 # A part of a repo's name never begins with a dot: "./model" that is not there is a mistyped path, and no repo.
 _REPO = re.compile(r"(?P<repo>\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 
+_ONE_CHECKPOINT = ("config.json", "model_index.json", "adapter_config.json")
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -52,6 +54,21 @@ def model_named(text: str) -> Model:
     return Model(repo_id=repo["repo"], revision=repo["revision"])
 
 
+def checkpoints_of(model: Model) -> list[Model]:
+    """Return a model, or one for each checkpoint where it names a folder of folders that hold checkpoints.
+
+    A folder with weights, a config or a pipeline's index of its own is one checkpoint, whatever lies below it.
+    """
+    root = Path(model.path) if model.path is not None else None
+    if root is None or not root.is_dir() or any((root / name).exists() for name in _ONE_CHECKPOINT) or _weights(root):
+        return [model]
+    try:
+        below = sorted(folder for folder in root.iterdir() if folder.is_dir() and _weights(folder))
+    except OSError:  # the audit of the folder itself will say what is wrong with it
+        return [model]
+    return [Model(path=str(folder)) for folder in below] or [model]
+
+
 def audits(
     models: Sequence[Model],
     *,
@@ -73,7 +90,7 @@ def audits(
     registry = load_registry() if use_registry else None
     options = ReadOptions(norms=norms, registry=registry, weights_evidence_bytes=weights_evidence_bytes)
     remote = [(model.repo_id, model.revision) for model in models if model.path is None]
-    from_hub = iter(_audits_from_hub(remote, options)) if remote else iter(())
+    from_hub = _audits_from_hub(remote, options) if remote else iter(())
     for model in models:
         yield _audit_here(model.path, options) if model.path is not None else next(from_hub)
 
@@ -103,6 +120,10 @@ def keep(models: Sequence[Model], done: Sequence[Audit], location: str) -> str:
     return f"{count} written to {store.location}{how}{_rebuilt(store)}"
 
 
+def _weights(folder: Path) -> bool:
+    return next(folder.glob("*.safetensors"), None) is not None
+
+
 def _expanded(text: str) -> str:
     try:
         return str(Path(text).expanduser()) if text.startswith("~") else text
@@ -129,7 +150,7 @@ def _audit_here(path: str, options: ReadOptions) -> Audit:
     return replace(audit, listing=replace(audit.listing, repo_id=name))
 
 
-def _audits_from_hub(repos: Sequence[tuple[str, str | None]], options: ReadOptions) -> list[Audit]:
+def _audits_from_hub(repos: Sequence[tuple[str, str | None]], options: ReadOptions) -> Iterator[Audit]:
     from tasks.batch import audit_repos
     from tasks.hub import options_from_environment
 
@@ -137,4 +158,10 @@ def _audits_from_hub(repos: Sequence[tuple[str, str | None]], options: ReadOptio
         hub = options_from_environment()
     except ValueError as error:
         raise UsageError(f"HF_ENDPOINT, HF_TOKEN: {error}") from error
-    return asyncio.run(audit_repos(repos, hub, options))
+    with asyncio.Runner() as runner:
+        audits = audit_repos(repos, hub, options)
+        try:
+            for _ in repos:
+                yield runner.run(audits.__anext__())
+        finally:
+            runner.run(audits.aclose())

@@ -124,13 +124,17 @@ def prompt(database: Any, wanted: str, timeout_s: float) -> None:
                 _answer(database, query, wanted, timeout_s)
 
 
-def print_status(location: str) -> None:
-    """Print how the last nights went, what failed and why, and what waits for a probe.
+def print_status(location: str, *, as_json: bool = False) -> None:
+    """Print how the last nights went, what failed and why, and what waits for a probe; as JSON the nights alone.
 
     Raises:
         StoreError: there is no store at location, or it cannot be read.
     """
     store = _existing_store(location)
+    if as_json:
+        for night in night_summaries(store)[-NIGHTS_SHOWN:]:
+            output.print_json(night)
+        return
     with open_reader(location) as database:
         _print_nights(store)
         print(coverage_line(database))

@@ -1,4 +1,4 @@
-"""A query's result, a pyarrow.Table, on stdout or in a file: as table, Markdown, CSV, JSON or Parquet."""
+"""A query's result, a pyarrow.Table, on stdout or in a file: as table, CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from flows.output import UsageError, cell, json_line, print_table, spelt
+from flows.output import Show, UsageError, json_line, print_table, spelt
 from tasks.core.errors import shown
 from tasks.site import COLUMNS, figure, markdown_cell
 
@@ -22,7 +23,7 @@ def write_result(result: Any, wanted: str, output: Path | None = None) -> None:
 
     Args:
         result: a pyarrow.Table; of columns with the same name the later ones are numbered.
-        wanted: table, markdown, csv, json or parquet.
+        wanted: table, csv, json or parquet.
         output: the file, replaced if it is there.
 
     Raises:
@@ -42,12 +43,17 @@ def write_result(result: Any, wanted: str, output: Path | None = None) -> None:
         raise UsageError(f"{output or 'standard output'}: cannot be written: {error.strerror or error}") from error
 
 
-def print_ranking(result: Any) -> None:
+def print_ranking(result: Any, *, markdown: bool = False) -> None:
     """Print the leaderboard, a pyarrow.Table, under the site's short headings and with its figures' digits."""
     columns = {column.name: column for column in COLUMNS}
     chosen = [columns[name] for name in result.column_names]
-    shows = [lambda value, decimals=column.decimals: figure(value, decimals) for column in chosen]
-    print_table([column.heading for column in chosen], _rows(result), shows=shows)
+    headings = [column.heading for column in chosen]
+    shows: list[Show] = [partial(figure, decimals=column.decimals) for column in chosen]
+    if markdown:
+        looks = ([show(value) for show, value in zip(shows, row, strict=True)] for row in _rows(result))
+        sys.stdout.writelines(_markdown(headings, looks))
+    else:
+        print_table(headings, _rows(result), shows=shows)
 
 
 def _write_text(result: Any, wanted: str, file: IO[str]) -> None:
@@ -56,8 +62,6 @@ def _write_text(result: Any, wanted: str, file: IO[str]) -> None:
     elif wanted == "json":
         names = result.column_names
         file.writelines(json_line(dict(zip(names, row, strict=True))) for row in _rows(result))
-    elif wanted == "markdown":
-        file.writelines(_markdown(result.column_names, _rows(result)))
     elif result.column_names == EXPLAINED:
         file.writelines(f"{shown(line, 1_000)}\n" for text in result[1].to_pylist() for line in text.splitlines())
     else:
@@ -130,11 +134,11 @@ def _csv(result: Any) -> Iterator[str]:
         buffer.truncate()
 
 
-def _markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def _markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(map(markdown_cell, columns))} |\n"
     yield f"|{' --- |' * len(columns)}\n"
     for row in rows:
-        yield f"| {' | '.join(markdown_cell(cell(_readable(value))) for value in row)} |\n"
+        yield f"| {' | '.join(map(markdown_cell, row))} |\n"
 
 
 def _rows(result: Any) -> Iterator[tuple[Any, ...]]:

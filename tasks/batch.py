@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.core.errors import AuditError, defect
@@ -105,8 +105,8 @@ async def _describe_all(
 
 async def audit_repos(
     repos: Sequence[tuple[str, str | None]], hub_options: HubOptions, read_options: ReadOptions
-) -> list[Audit]:
-    """Return an audit of each repo at its revision (None: the head), in the order given."""
+) -> AsyncGenerator[Audit]:
+    """Yield an audit of each repo at its revision (None: the head), in the order given."""
     room = asyncio.Semaphore(DESCRIBED_AT_ONCE)
 
     async def audit(hub: Hub, repo_id: str, revision: str | None) -> Audit:
@@ -119,7 +119,14 @@ async def audit_repos(
             return await audit_model(hub, listing, read_options, meter)
 
     async with Hub(hub_options) as hub:
-        return list(await asyncio.gather(*(audit(hub, *repo) for repo in repos)))
+        begun = [asyncio.create_task(audit(hub, *repo)) for repo in repos]
+        try:
+            for task in begun:
+                yield await task
+        finally:  # also where nobody waits for the rest
+            for task in begun:
+                task.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
 
 
 async def audit_model(hub: Hub, listing: Listing, options: ReadOptions, meter: Meter | None = None) -> Audit:

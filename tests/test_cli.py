@@ -119,6 +119,18 @@ def test_repos_revisions_folders_and_files_are_audited_in_the_order_given(hub, f
     assert {found["sha"] for found in objects(run) if found["repo_id"] == "org/llama"} == {sha}
 
 
+def test_each_checkpoint_in_a_folder_of_checkpoints_is_audited(tmp_path):
+    inner = checkpoint(tmp_path / "models" / "a"), checkpoint(tmp_path / "models" / "b", llama(), LLAMA_CONFIG)
+    run = normaudit("audit", tmp_path / "models", "--json", "--no-store")
+    assert [row["repo_id"] for row in objects(run)] == [str(path) for path in inner]
+
+
+def test_a_folder_with_weights_of_its_own_is_one_checkpoint_whatever_lies_below(folder):
+    checkpoint(folder / "checkpoint-500")
+    run = normaudit("audit", folder, "--json", "--no-store")
+    assert [row["repo_id"] for row in objects(run)] == [str(folder)]
+
+
 def test_json_holds_what_the_contract_promises_for_every_status(hub, folder, store):
     run = normaudit("audit", folder, "org/gpt2", "org/broken", "org/gated", "org/none", "--json", "--store", store)
     found = objects(run)

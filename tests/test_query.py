@@ -25,6 +25,7 @@ from storage.nights import finish_night, write_plan
 from storage.parts import write_batch
 from storage.store import open_store
 from tasks.core.rows import merge_rows
+from tasks.site import COLUMNS as SITE_COLUMNS
 from tests.stores import NIGHT, audit, listing, model, night_after
 from tests.test_cli import ROOT, normaudit, objects, process
 
@@ -359,7 +360,8 @@ def test_the_ranking_has_the_promised_columns_in_each_format(store):
              for wanted in ("csv", "json", "markdown")}  # fmt: skip
     assert next(csv.reader(io.StringIO(found["csv"]))) == COLUMNS
     assert list(json.loads(found["json"].splitlines()[0])) == COLUMNS
-    assert found["markdown"].splitlines()[0].replace("\\", "") == f"| {' | '.join(COLUMNS)} |"
+    headings = [column.heading for column in SITE_COLUMNS]
+    assert found["markdown"].splitlines()[0] == f"| {' | '.join(headings)} |"
     assert len(found["markdown"].splitlines()) == 5
 
 
@@ -462,6 +464,11 @@ def test_status_shows_finished_held_and_interrupted_nights(nights):
     assert rows[str(night_after(1))][-1] == "no"
     assert f"Night {night_after(1)} was not published: 3 of 5 audits failed" in lines
     assert f"Night {night_after(2)}: interrupted; `normaudit nightly` goes on with it" in lines
+
+
+def test_status_as_json_is_a_line_for_each_finished_night(nights):
+    run = normaudit("status", "--store", nights.location, "--json")
+    assert [night["night"] for night in objects(run)] == ["2026-11-01", "2026-11-02"]
 
 
 def test_status_names_who_works_on_a_night(nights):

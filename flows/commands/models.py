@@ -51,7 +51,7 @@ def audit(
     from flows import adhoc
 
     with plain_errors():
-        named = [adhoc.model_named(text) for text in models]
+        named = [model for text in models for model in adhoc.checkpoints_of(adhoc.model_named(text))]
         done: list[Audit] = []
         audits = adhoc.audits(
             named, norms=norms.value, use_registry=not no_registry, weights_evidence_bytes=weights_evidence

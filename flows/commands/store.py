@@ -99,19 +99,21 @@ def leaderboard(
             return
         output.say(asking.coverage_line(database))
         found = asking.ranking(database, sort, where, limit)
-        if format is RankingShape.table:
-            results.print_ranking(found)
+        if format in (RankingShape.table, RankingShape.markdown):
+            results.print_ranking(found, markdown=format is RankingShape.markdown)
         else:
             results.write_result(found, format)
 
 
 @app.command(epilog="Example: `normaudit status`")
-def status(store: StoreOption = None) -> None:
+def status(
+    store: StoreOption = None, json: Annotated[bool, typer.Option("--json", help="One JSON object per night.")] = False
+) -> None:
     """Show the last nights: audited, unchanged, failed and why, requests, bytes, seconds, what waits for a probe."""
     from flows import query as asking
 
     with plain_errors():
-        asking.print_status(store or default_store())
+        asking.print_status(store or default_store(), as_json=json)
 
 
 def _refuse_beside_out(context: typer.Context) -> None:

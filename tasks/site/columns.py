@@ -55,7 +55,7 @@ COLUMNS = (
     ),
     Column("top_share", "top share", "largest share uᵢ² that a single coordinate has in u", decimals=4),
     Column("condition_number", "cond.", "max|γ| / min|γ|; a dash where some γ is 0", decimals=1),
-    Column("confidence", "conf.", "probability that the kind is right", decimals=2),
+    Column("confidence", "conf.", "probability that the kind is right", decimals=3),
     Column("probe_verdict", "probe", "whether a forward pass showed the dead direction", numeric=False),
     Column("alignment", "align.", "|⟨u, v⟩| with the direction v of least variance in a forward pass", decimals=4),
     Column(
