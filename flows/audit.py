@@ -41,20 +41,20 @@ async def nightly(settings: NightlySettings) -> State[dict[str, Any]]:
     with hold_lease(open_store(settings.store_location), f"nightly on {socket.gethostname()}, pid {os.getpid()}"):
         await close_dead_runs()
         night = begin_night(settings.store_location, datetime.now(UTC).date())
-        await steps.renew_conclusions(night)
+        await steps.renew(night)
         if not night.is_planned:
-            await steps.plan_night(night, crawl)
+            await steps.plan(night, crawl)
         budget = remaining_budget(night, settings.limits.requests, settings.limits.bytes)
         for batch in open_batches(night):
-            report = await steps.audit_batch(night, crawl, batch, budget)
+            report = await steps.audit(night, crawl, batch, budget)
             budget.spend(report.cost)
         built = await steps.rebuild(night)
         summary = summarise(night) | {"seconds": round(time.monotonic() - started, 1), "set_aside": built.set_aside}
         held = held_by(settings.gate, summary)
         if not held:
-            await steps.publish_site(night, settings.hub_url)
+            await steps.publish(night, settings.hub_url)
         summary |= {"published": held is None, "gate": held}
-        await steps.end_night(night, summary)
+        await steps.end(night, summary)
         await _show_in_prefect(night, summary)
     return Failed(message=held, data=summary) if held else Completed(data=summary)
 

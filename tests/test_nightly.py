@@ -197,6 +197,7 @@ def test_a_hub_that_is_not_there_is_one_clear_error(night, tmp_path):
         env={**os.environ},
         check=False,
     )
-    assert process.returncode == 2
+    assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert "listing" in process.stderr
+    assert "`normaudit demo` needs no network" in process.stderr

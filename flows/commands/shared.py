@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-WRONG_USAGE = 2
+NO_ANSWER, WRONG_USAGE = 1, 2
 INTERRUPTED, READER_GONE = 130, 141  # what a shell reports of a program that SIGINT or SIGPIPE has ended
 
 StoreOption = Annotated[
@@ -33,7 +33,7 @@ StoreOption = Annotated[
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn what a user can mend into one line on stderr and exit status 2."""
+    """Turn what a user can mend into one line on stderr and exit status 2, and what a Hub did wrong into status 1."""
     try:
         yield
     except SettingsError as error:  # one line for each wrong setting
@@ -42,7 +42,10 @@ def plain_errors() -> Iterator[None]:
     except BrokenPipeError as error:
         output.let_go_of_stdout()
         raise typer.Exit(READER_GONE) from error
-    except (StoreError, AuditError, EngineError, output.UsageError, OSError) as error:
+    except AuditError as error:
+        output.complain([f"{output.one_line(error)}; `normaudit demo` needs no network"])
+        raise typer.Exit(NO_ANSWER) from error
+    except (StoreError, EngineError, output.UsageError, OSError) as error:
         output.complain([output.one_line(error)])
         raise typer.Exit(WRONG_USAGE) from error
     except KeyboardInterrupt as error:
