@@ -1,10 +1,10 @@
-# Targets: install audit test check bench registry clean. `make audit` and `make test` need Python 3.11 and the package index, nothing else.
+# Targets: install audit test check bench scale slow torture fuzz registry clean. `make audit` and `make test` need Python 3.11 and the package index, nothing else.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install audit test check bench registry clean
+.PHONY: install audit test check bench scale slow torture fuzz registry clean
 
 install: $(STAMP)
 
@@ -31,6 +31,23 @@ test: check
 bench: install
 	$(BIN)/python -m benchmarks.reader
 	$(BIN)/python -m benchmarks.classifier
+
+# whole nights over 20,000 and 100,000 models; half an hour
+scale: install
+	$(BIN)/python -m benchmarks.scale
+
+# the tests that are marked slow
+slow: install
+	$(BIN)/pytest -m slow
+
+# fifty nights killed at random moments, each run again to its end; a quarter of an hour
+torture: install
+	$(BIN)/python -m tests.torture --kills 50
+
+# each parser of what strangers wrote under atheris, a minute each; findings stay in .cache/fuzz
+fuzz: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds 60
 
 # what is known of transformers' architectures, measured anew; takes up where it was, hours of CPU from nothing
 registry: install

@@ -12,8 +12,11 @@ from benchmarks.reader_process import Child
 
 READERS = {
     "ours": "normaudit",
+    "ours again": "normaudit, after a model of this shape",
+    "ours by the index": "normaudit, by the index",
     "told": "normaudit's client alone, told the tensors",
     "headers": "HfApi.get_safetensors_metadata (headers only)",
+    "headers in threads": "the same, 32 threads over its shards",
     "files in sequence": "HfFileSystem, its defaults, in sequence",
     "files in threads": "HfFileSystem, no cache, 32 threads",
     "plain loop": "httpx2 loop of ranges",

@@ -19,7 +19,11 @@ from benchmarks.reader_process import Message, answer_lines
 
 Repo = Mapping[str, Any]
 Read = Callable[[Sequence[Repo], str, int], list[Any]]
-CONNECTIONS = 64  # HubOptions' own default
+OURS: Mapping[str, Mapping[str, Any]] = {
+    "ours": {},
+    "ours again": {"remembers": True},
+    "ours by the index": {"shard_headers": "index"},
+}
 
 
 def main() -> None:
@@ -31,17 +35,18 @@ def main() -> None:
 def reader(name: str) -> tuple[Read, Callable[[Any], str | None]]:
     """Return a reader, and what its results amount to; each imports only what it needs."""
     endpoint = os.environ["HF_ENDPOINT"]
-    if name == "ours":
-        return ours(endpoint), digest_of_audit
+    if name in OURS:
+        return ours(endpoint, **OURS[name]), digest_of_audit
     if name == "told":
         from benchmarks import reader_told
 
-        return reader_told.reader(endpoint, CONNECTIONS), digest_of_values
+        return reader_told.reader(endpoint), digest_of_values
     import tasks.core.kernel  # noqa: F401 - for the digests, so that it is not counted as the rival's memory
     from benchmarks import reader_rivals as rivals
 
     return {
         "headers": rivals.headers_only,
+        "headers in threads": rivals.headers_in_threads,
         "files in sequence": rivals.files_in_sequence,
         "files in threads": rivals.files_in_threads,
         "plain loop": partial(rivals.plain_loop, endpoint=endpoint),
@@ -73,23 +78,38 @@ def measured(
     }
 
 
-def ours(endpoint: str) -> Read:
-    """Return normaudit's own way: `audit_models`, whole, as a night's batch runs it."""
+def ours(endpoint: str, *, remembers: bool = False, shard_headers: Any = "auto") -> Read:
+    """Return normaudit's own way: `audit_models`, whole, as a night's batch runs it.
+
+    Args:
+        endpoint: of the Hub.
+        remembers: keep what was learnt of layouts from one question to the next, as a night does from batch to batch.
+        shard_headers: where to learn what shards hold, as in `HubOptions`.
+    """
     from tasks.batch import audit_models
     from tasks.core.reading import ReadOptions
     from tasks.core.records import Listing, RepoFile
     from tasks.core.registry import load_registry
     from tasks.hub import HubOptions, Learned
+    from tasks.shelf import Shelf
 
-    registry, learned = load_registry(), Learned()
+    registry, learned, shelf = load_registry(), Learned(), Shelf()
 
     def listing(repo: Repo) -> Listing:
-        return Listing(repo["repo_id"], repo["sha"], tuple(map(RepoFile, repo["files"])), repo["config"])
+        files = tuple(map(RepoFile, repo["files"]))
+        return Listing(repo["repo_id"], repo["sha"], files, repo["config"], parameter_count=repo["parameter_count"])
 
     async def audited(repos: Sequence[Repo], norms: Any, concurrency: int) -> list[Any]:
         options = ReadOptions(norms=norms, registry=registry)
-        hub = HubOptions(endpoint, connections_per_host=max(CONNECTIONS, concurrency))
-        found = audit_models(map(listing, repos), hub, options, concurrency=concurrency, learned=learned)
+        hub = HubOptions(endpoint, shard_headers=shard_headers)
+        found = audit_models(
+            map(listing, repos),
+            hub,
+            options,
+            concurrency=concurrency,
+            learned=learned,
+            shelf=shelf if remembers else Shelf(),
+        )
         async with aclosing(found):
             return [audit async for audit in found]
 

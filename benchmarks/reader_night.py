@@ -55,7 +55,7 @@ def measured(before_bytes: int, organisation: str, norms: Any) -> Message:
 def crawl_of(organisation: str, norms: Any) -> stages.Crawl:
     """Return a night's crawl over one organisation's models."""
     return stages.Crawl(
-        hub=HubOptions(os.environ["HF_ENDPOINT"], connections_per_host=CONCURRENCY),
+        hub=HubOptions(os.environ["HF_ENDPOINT"]),
         queries=(ListingQuery(author=organisation),),
         repos=(),
         opt_out=(),

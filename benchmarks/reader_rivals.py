@@ -14,9 +14,11 @@ from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import httpx2
+import huggingface_hub.utils
 import ml_dtypes
 import numpy as np
 from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub.utils import hf_thread_map
 from numpy.typing import NDArray
 
 FINAL = "model.norm.weight"  # of a Llama
@@ -51,6 +53,12 @@ def headers_only(repos: Sequence[Repo], norms: str, threads: int) -> list[Values
     api = HfApi()
     over(repos, lambda repo: api.get_safetensors_metadata(repo["repo_id"]), threads)
     return [None] * len(repos)
+
+
+def headers_in_threads(repos: Sequence[Repo], norms: str, threads: int) -> list[Values | None]:
+    """Do the same with as many threads for the shards of one model, which the library has no parameter for."""
+    huggingface_hub.utils.hf_thread_map = partial(hf_thread_map, max_workers=threads)
+    return headers_only(repos, norms, threads)
 
 
 def files_in_sequence(repos: Sequence[Repo], norms: str, threads: int) -> list[Values | None]:

@@ -6,6 +6,7 @@ A question may set the latency and stock repos; every answer tells what was aske
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -14,12 +15,14 @@ from functools import cache, partial
 from typing import Any
 
 from benchmarks.reader_process import Message, answer_lines
-from deployments.demo.catalogue import StandInRepo, sparse_7b, sparse_70b, sparse_llama
+from deployments.demo.catalogue import Content, SparseContent, StandInRepo, sparse_7b, sparse_70b, sparse_llama
 from deployments.demo.standin import RequestRecord, StandIn
 
+OWN_HEADERS = "own headers"  # of shapes of which no two models have the same header to the byte
 _TINY = {"layers": 2, "hidden_size": 128, "intermediate_size": 256, "vocabulary_size": 512}
 SHAPES: dict[str, Callable[[str], StandInRepo]] = {
     "7B": sparse_7b,
+    "7B, own headers": sparse_7b,
     "70B": sparse_70b,
     "tiny": partial(sparse_llama, **_TINY),
     "tiny-sharded": partial(sparse_llama, shards=3, **_TINY),
@@ -73,10 +76,23 @@ def served_of(requests: Iterable[RequestRecord]) -> dict[str, int]:
 
 def fresh_repo(shape: str, organisation: str) -> StandInRepo:
     """Return a repo of a name that no cache knows, sharing its files with all others of the shape."""
-    template = _template(shape)
-    repo = replace(template, repo_id=f"{organisation}/{shape}-{next(_numbers)}", sha="")
+    template, number = _template(shape), next(_numbers)
+    name = re.sub(r"\W+", "-", shape)
+    repo = replace(template, repo_id=f"{organisation}/{name}-{number}", sha="")
+    if shape.endswith(OWN_HEADERS):
+        repo.files = {path: _with_own_header(content, number) for path, content in template.files.items()}
     vars(repo)["safetensors"] = template.safetensors  # cached there: the listing would parse each header anew
     return repo
+
+
+def _with_own_header(content: Content, number: int) -> Content:
+    """Return a sparse checkpoint whose header says another thing in as many bytes; anything else as it is."""
+    if not isinstance(content, SparseContent):
+        return content
+    header = content.pieces[0].replace(b'"format":"pt"', b'"f%07d":""' % number)
+    if len(header) != len(content.pieces[0]) or header == content.pieces[0]:
+        raise RuntimeError("the header has no metadata to change")
+    return replace(content, pieces={**content.pieces, 0: header})
 
 
 def facts_of(repo: StandInRepo) -> dict[str, Any]:
@@ -86,6 +102,7 @@ def facts_of(repo: StandInRepo) -> dict[str, Any]:
         "sha": repo.sha,
         "files": list(repo.files),
         "config": repo.config_digest(),
+        "parameter_count": (repo.safetensors or {}).get("total"),
         "checkpoint_bytes": sum(file.size for path, file in repo.files.items() if path.endswith(".safetensors")),
     }
 

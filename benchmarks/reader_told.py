@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.reader_rivals import INDEX, SINGLE, Repo, is_wanted, wanted_files
 from tasks.core.dtypes import decode
 from tasks.core.header import FIRST_READ_BYTES, parse_header
-from tasks.core.ranges import ByteRange, cut, plan_ranges
+from tasks.core.ranges import Pieces, plan_ranges
 from tasks.core.records import Chunk, Fetch, Header, Listing
 from tasks.hub import Hub, HubOptions, Learned, Meter
 
@@ -23,7 +23,7 @@ Values = Mapping[str, NDArray[np.float64]]
 Plan = Generator[tuple[Fetch, ...], tuple[Any, ...], Values]
 
 
-def reader(endpoint: str, connections: int) -> Callable[[Sequence[Repo], str, int], list[Values]]:
+def reader(endpoint: str) -> Callable[[Sequence[Repo], str, int], list[Values]]:
     """Return a reader of many models, so many at once."""
     learned = Learned()
 
@@ -34,8 +34,7 @@ def reader(endpoint: str, connections: int) -> Callable[[Sequence[Repo], str, in
             async with room:
                 return await hub.follow(Listing(repo["repo_id"], repo["sha"]), told_plan(repo, norms), Meter())
 
-        options = HubOptions(endpoint, connections_per_host=max(connections, concurrency))
-        async with Hub(options, learned) as hub:
+        async with Hub(HubOptions(endpoint), learned) as hub:
             return list(await asyncio.gather(*(read(hub, repo) for repo in repos)))
 
     return lambda repos, norms, concurrency: asyncio.run(read_all(repos, norms, concurrency))
@@ -50,13 +49,15 @@ def told_plan(repo: Repo, norms: str) -> Plan:
     heads: tuple[Chunk, ...] = yield tuple(Fetch(path, 0, FIRST_READ_BYTES) for path in paths)
     headers = [parse_header(head.data, head.file_bytes, path) for path, head in zip(paths, heads, strict=True)]
     wanted = [(path, spec) for path, header in zip(paths, headers, strict=True) for spec in _wanted(header, norms)]
-    pieces = {path: {ByteRange(0, len(head.data)): head.data} for path, head in zip(paths, heads, strict=True)}
-    missing = [(path, spec) for path, spec in wanted if cut(spec, pieces[path]) is None]
+    pieces = {path: Pieces() for path in paths}
+    for path, head in zip(paths, heads, strict=True):
+        pieces[path].add(0, head.data)
+    missing = [(path, spec) for path, spec in wanted if pieces[path].cut(spec) is None]
     ranges = [(path, piece) for path in paths for piece in plan_ranges(spec for at, spec in missing if at == path)]
     answers: tuple[Chunk, ...] = yield tuple(Fetch(path, piece.start, piece.stop) for path, piece in ranges)
     for (path, piece), answer in zip(ranges, answers, strict=True):
-        pieces[path][piece] = answer.data
-    return {spec.name: decode(spec, cut(spec, pieces[path]) or b"", path) for path, spec in wanted}
+        pieces[path].add(piece.start, answer.data)
+    return {spec.name: decode(spec, pieces[path].cut(spec) or b"", path) for path, spec in wanted}
 
 
 def _wanted(header: Header, norms: str) -> list[Any]:

@@ -16,21 +16,20 @@ import contextlib
 import importlib
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import pkgutil
 import re
-import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.model.behaviour.entries import line_of
+from tasks.model.behaviour.limits import Limits, limited
 from tasks.model.behaviour.measure import measure
 
-SECONDS_PER_CLASS = 90
-BYTES_PER_CLASS = 4 << 30  # on top of what the parent had mapped
+PER_CLASS = Limits(seconds=240, memory_bytes=4 << 30)  # on a busy machine; nearly all take under ten seconds
 TARGET = Path("tasks/core/registry.json")
 LOG = Path(".cache/registry.jsonl")
 
@@ -74,52 +73,50 @@ def version() -> str:
 
 
 def model_classes(only: list[str]) -> Iterator[tuple[str, type]]:
-    """Yield (name, class) of every model class of transformers that has a config class, base models first."""
+    """Yield (name, class) of every model class of transformers that has a config class, base models first.
+
+    A class that no module exports is a part of others, and is told where no exported class beside it has its config.
+    """
     import transformers.models
-    from transformers import PreTrainedModel
 
     for folder in only or sorted(info.name for info in pkgutil.iter_modules(transformers.models.__path__)):
-        package = importlib.import_module(f"transformers.models.{folder}")
-        files = sorted(
-            info.name for info in pkgutil.iter_modules(package.__path__) if info.name.startswith("modeling_")
-        )
-        for file in files:
+        modules = list(_modeling_modules(folder))
+        exported = {
+            name: cls for module in modules for name, cls in _classes(module, module.__dict__.get("__all__", ()))
+        }
+        told = {cls.config_class for cls in exported.values()}
+        parts = {
+            name: cls for module in modules for name, cls in _classes(module, vars(module)) if _is_own(cls, module)
+        }
+        yield from exported.items()
+        yield from ((name, cls) for name, cls in parts.items() if cls.config_class not in told)
+
+
+def _modeling_modules(folder: str) -> Iterator[Any]:
+    package = importlib.import_module(f"transformers.models.{folder}")
+    for name in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+        if name.startswith("modeling_"):
             with contextlib.suppress(ImportError):  # a backend that is not installed
-                module = importlib.import_module(f"transformers.models.{folder}.{file}")
-                names = [name for name in getattr(module, "__all__", ()) if not re.search("Pre[Tt]rained", name)]
-                for name in names:
-                    cls = getattr(module, name, None)
-                    if isinstance(cls, type) and issubclass(cls, PreTrainedModel) and cls.config_class is not None:
-                        yield name, cls
+                yield importlib.import_module(f"transformers.models.{folder}.{name}")
+
+
+def _classes(module: Any, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the model classes among a module's names that have a config class."""
+    from transformers import PreTrainedModel
+
+    for name in names:
+        cls = None if re.search("Pre[Tt]rained", name) else getattr(module, name, None)
+        if isinstance(cls, type) and issubclass(cls, PreTrainedModel) and cls.config_class is not None:
+            yield name, cls
+
+
+def _is_own(cls: Any, module: Any) -> bool:
+    return cls.__module__ == module.__name__ and bool(cls.config_class.model_type)
 
 
 def in_process(cls: type) -> dict[str, Any]:
     """Return what `measure` finds of a class, or {"failed": why}."""
-    context = multiprocessing.get_context("fork")
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(cls, sending))
-    process.start()
-    sending.close()
-    try:
-        answer = receiving.recv() if receiving.poll(SECONDS_PER_CLASS) else {"failed": "time"}
-    except EOFError:
-        answer = {"failed": "died"}
-    process.kill()
-    process.join()
-    process.close()
-    receiving.close()
-    return dict(answer)
-
-
-def _child(cls: type, sending: Any) -> None:
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + BYTES_PER_CLASS,) * 2)
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - ends with the process
-    try:
-        sending.send(measure(cls))
-    except BaseException as error:
-        sending.send({"failed": type(error).__name__, "errors": [str(error)[:500]]})
-    os._exit(0)
+    return limited(measure, cls, limits=PER_CLASS)
 
 
 def assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -135,33 +132,6 @@ def assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "main_classes": main_classes(lines),
         "architectures": lines,
     }
-
-
-def line_of(result: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a class's line, without what its body's line says as well."""
-    line = {"type": result["model_type"], "final_by": result["final_by"]}
-    body, prefix = result.get("body"), result.get("prefix")
-    shared = _prefixed(results.get(body, {}), prefix) if body else None
-    norms = result["norms"]
-    if shared and all(norm in norms for norm in shared):
-        line |= {"body": body, "prefix": prefix}
-        norms = [norm for norm in norms if norm not in shared]
-    norms = norms + result.get("switched_on", [])
-    if line["final_by"] == "forward":
-        del line["final_by"]
-    return (
-        line
-        | ({"norms": norms} if norms else {})
-        | {k: v for k in ("renamed", "parts", "variants") if (v := result.get(k))}
-    )
-
-
-def _prefixed(body: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
-    """Return a body's norms as a class that holds it would tell them."""
-    return [
-        {key: value for key, value in norm.items() if key != "bias_optional"} | {"at": f"{prefix}.{norm['at']}"}
-        for norm in body.get("norms", ())
-    ]
 
 
 def main_classes(lines: Mapping[str, Any]) -> dict[str, str]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from flows.output import UsageError
+from flows.output import UsageError, complain
 from storage.database import build
 from storage.errors import StoreError
 from storage.lease import lease_holder
 from storage.store import Store, open_store
 from tasks.core.reading import ReadOptions
 from tasks.core.records import Audit
-from tasks.core.registry import load_registry
+from tasks.core.registry import Registry, load_registry, measuring
 from tasks.core.rows import Stamp, listing_row
 from tasks.folder import audit_folder
 from tasks.storing import store_audits
@@ -69,11 +69,26 @@ def checkpoints_of(model: Model) -> list[Model]:
     return [Model(path=str(folder)) for folder in below] or [model]
 
 
+def registry_for(*, use_registry: bool, behaviour: bool) -> Registry | None:
+    """Return the measured facts on architectures that an audit is to consult.
+
+    Args:
+        use_registry: those that were measured ahead.
+        behaviour: build and run what they leave open; what cannot be built is said on stderr.
+    """
+    registry = load_registry() if use_registry else None
+    if not behaviour:
+        return registry
+    from tasks.model.behaviour.ondemand import OnDemand
+
+    return measuring(registry, OnDemand(tell=lambda failure: complain([failure])))
+
+
 def audits(
     models: Sequence[Model],
     *,
     norms: Literal["final", "all"],
-    use_registry: bool = True,
+    registry: Registry | None,
     weights_evidence_bytes: int = 0,
 ) -> Iterator[Audit]:
     """Yield an audit of each model, in the order given.
@@ -81,16 +96,17 @@ def audits(
     Args:
         models: as `model_named` gives them.
         norms: whose scales are read.
-        use_registry: consult the measured facts on known architectures.
+        registry: measured facts on architectures, as `registry_for` returns them.
         weights_evidence_bytes: what may be read of each model's matrices where nothing else tells a norm's kind.
 
     Raises:
         UsageError: HF_ENDPOINT or HF_TOKEN cannot be used.
     """
-    registry = load_registry() if use_registry else None
     options = ReadOptions(norms=norms, registry=registry, weights_evidence_bytes=weights_evidence_bytes)
     remote = [(model.repo_id, model.revision) for model in models if model.path is None]
-    from_hub = _audits_from_hub(remote, options) if remote else iter(())
+    # measuring holds up the event loop, and with it whatever else is on its way: then one repo at a time
+    groups = [[repo] for repo in remote] if registry is not None and registry.measure else [remote]
+    from_hub = (audit for group in groups if group for audit in _audits_from_hub(group, options))
     for model in models:
         yield _audit_here(model.path, options) if model.path is not None else next(from_hub)
 
@@ -117,7 +133,7 @@ def keep(models: Sequence[Model], done: Sequence[Audit], location: str) -> str:
     unfit = sum(before is not after for before, after in zip(done, stored, strict=True))
     how = f", {unfit} of them only as failed: what was read cannot be stored" if unfit else ""
     count = f"{len(done)} {'audit' if len(done) == 1 else 'audits'}"
-    return f"{count} written to {store.location}{how}{_rebuilt(store)}"
+    return f"{count} written to {store.location}{how}{rebuilt(store)}"
 
 
 def _weights(folder: Path) -> bool:
@@ -131,7 +147,7 @@ def _expanded(text: str) -> str:
         return text
 
 
-def _rebuilt(store: Store) -> str:
+def rebuilt(store: Store, what: str = "the audits") -> str:
     """Rebuild the database, and return what there is to be said of that."""
     holder = lease_holder(store)
     if holder is not None:
@@ -139,7 +155,7 @@ def _rebuilt(store: Store) -> str:
     try:
         report = build(store)
     except (StoreError, OSError) as error:
-        raise StoreError(f"the audits are written, but the database could not be rebuilt: {error}") from error
+        raise StoreError(f"{what} are written, but the database could not be rebuilt: {error}") from error
     return "".join(f"; set aside: {message}" for message in report.set_aside)
 
 

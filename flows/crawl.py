@@ -9,6 +9,7 @@ from typing import Literal
 from flows.settings import NightlySettings, SettingsError, Source
 from tasks.core.reading import ReadOptions
 from tasks.hub import HubOptions, ListingQuery, options_from_environment
+from tasks.hub.options import CONNECTIONS_PER_HOST
 from tasks.night import Crawl
 
 _HUB_SORTS: dict[str, Literal["downloads", "likes", "createdAt", "lastModified", "trendingScore"]] = {
@@ -69,7 +70,8 @@ def hub_options_of(settings: NightlySettings) -> HubOptions:
         contact=settings.contact,
         read_timeout_s=limits.timeout_s,
         retries=limits.retries,
-        connections_per_host=limits.concurrency,
+        connections_per_host=max(limits.concurrency, CONNECTIONS_PER_HOST),
+        shard_headers=limits.shard_headers,
     )
 
 

@@ -26,23 +26,24 @@ class Explained:
     explanation: Explanation
 
 
-def explained(model: str, *, use_registry: bool = True, weights_evidence_bytes: int = 0) -> Explained:
+def explained(
+    model: str, *, use_registry: bool = True, behaviour: bool = False, weights_evidence_bytes: int = 0
+) -> Explained:
     """Audit a model and explain the answer; nothing is stored.
 
     Args:
         model: a local folder or file, or a repo as org/name or org/name@revision.
         use_registry: consult the measured facts on known architectures.
+        behaviour: build and run an architecture that these do not know.
         weights_evidence_bytes: what may be read of matrices where nothing else tells a norm's kind.
     """
+    registry = adhoc.registry_for(use_registry=use_registry, behaviour=behaviour)
     named = [adhoc.model_named(model)]
-    (audit,) = awaited(
-        adhoc.audits(named, norms="final", use_registry=use_registry, weights_evidence_bytes=weights_evidence_bytes),
-        "auditing",
-    )
-    reading, registry = audit.reading, load_registry()
-    norms = tuple(read.norm for read in reading.norms)
-    case = Case(norms, reading.tensors, reading.config, registry if use_registry else None)
-    return Explained(audit, explain(case, other_registry=registry))
+    read = adhoc.audits(named, norms="final", registry=registry, weights_evidence_bytes=weights_evidence_bytes)
+    (audit,) = awaited(read, "auditing")
+    reading = audit.reading
+    case = Case(tuple(read.norm for read in reading.norms), reading.tensors, reading.config, registry)
+    return Explained(audit, explain(case, None if use_registry else load_registry()))
 
 
 def as_json(found: Explained) -> dict[str, Any]:

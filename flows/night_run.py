@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from flows import output, results
 from flows.crawl import crawl_of
 from flows.engine import prefect_api
+from flows.narration import narrated
 from flows.settings import DEMO, NightlySettings
-from tasks.core.errors import shown
+from storage.store import open_store
 
 DEMO_CACHE = Path(".cache/demo-models")
 LEADERBOARD_ROWS = 50
@@ -33,7 +31,7 @@ def run(settings: NightlySettings) -> bool:
     """
     with _hub(settings) as settings:
         crawl_of(settings)  # complains of what cannot be used before a server is started for nothing
-        with prefect_api(), _narrated():
+        with prefect_api(), narrated():
             state = asyncio.run(_nightly(settings))
     result: Any = asyncio.run(state.aresult(raise_on_failure=False))
     if isinstance(result, BaseException):
@@ -80,48 +78,11 @@ def _variable(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-@contextmanager
-def _narrated() -> Iterator[None]:
-    """Show the night's log as it comes: a bar on a terminal, lines elsewhere."""
-    console = output.messages()
-    columns = (TextColumn("audited"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        handler = _Narrator(progress, console)
-        log = logging.getLogger("normaudit")
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False  # Prefect's own handler would tell it a second time
-        try:
-            yield
-        finally:
-            log.removeHandler(handler)
-
-
-class _Narrator(logging.Handler):
-    """Turns log records into a bar (those that count models) and lines (all others)."""
-
-    def __init__(self, progress: Progress, console: Console) -> None:
-        super().__init__(logging.INFO)
-        self._progress = progress
-        self._console = console
-        self._bar = progress.add_task("audited", total=None)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show one record."""
-        if planned := getattr(record, "planned", None):
-            self._progress.update(self._bar, total=planned)
-        if audited := getattr(record, "audited", None):
-            self._progress.advance(self._bar, audited)
-        else:
-            text = shown(record.getMessage(), output.MAX_MESSAGE_CHARS)
-            self._console.print(f"normaudit: {text}", markup=False)
-
-
 def _report(settings: NightlySettings, summary: dict[str, Any], held: str | None) -> None:
     """Print the leaderboard, the night's figures and where the rest lies."""
     from flows import query
 
-    store = Path(settings.store_location)
+    location = settings.store_location.rstrip("/")
     with query.open_reader(settings.store_location) as database:
         results.print_ranking(query.ranking(database, "downloads", None, LEADERBOARD_ROWS))
         print(query.coverage_line(database))
@@ -129,7 +90,7 @@ def _report(settings: NightlySettings, summary: dict[str, Any], held: str | None
     print(query.night_line(summary))
     if held:
         print(f"Not published: {held}.")
-    if (store / "site").is_dir():
-        print(f"Site      {store / 'site' / 'index.html'}")
-    print(f'Database  {store / "audit.duckdb"}   ask it: normaudit sql --store {store} "from latest"')
-    print(f"Parts     {store / 'parts'}   Parquet, one folder per table and night")
+    if open_store(location).place.exists("site/index.html"):
+        print(f"Site      {location}/site/index.html")
+    print(f'Database  {location}/audit.duckdb   ask it: normaudit sql --store {location} "from latest"')
+    print(f"Parts     {location}/parts   Parquet, one folder per table and night")

@@ -14,7 +14,7 @@ from storage.database import open_database
 from storage.errors import StoreError
 from storage.lease import lease_holder
 from storage.nights import night_summaries, unfinished_nights
-from storage.scan import sql_file
+from storage.scan import said, sql_file
 from storage.sql import check_select, lock
 from storage.store import Store, open_store
 from tasks.publishing import coverage_of, edition_of, write_edition
@@ -51,7 +51,7 @@ def select(database: Any, query: str, timeout_s: float | None = None) -> Any:
     try:
         return _interruptible(database, lambda: database.sql(query).to_arrow_table(), timeout_s)
     except duckdb.Error as error:
-        raise StoreError(f"DuckDB: {error}") from error
+        raise StoreError(f"DuckDB: {said(error)}") from error
 
 
 def ranking(database: Any, sort: str, where: str | None, limit: int) -> Any:
@@ -79,7 +79,7 @@ def ranking(database: Any, sort: str, where: str | None, limit: int) -> Any:
         ordered = found.order(f'"{sort}" {way} NULLS LAST, repo_id').limit(limit)
         return _interruptible(database, ordered.to_arrow_table)
     except duckdb.Error as error:
-        raise StoreError(f"--where {where!r}: {error}") from error
+        raise StoreError(f"--where {where!r}: {said(error)}") from error
 
 
 def coverage_line(database: Any) -> str:
@@ -176,7 +176,7 @@ def _interruptible(database: Any, action: Callable[[], T], timeout_s: float | No
 
 def _existing_store(location: str) -> Store:
     store = open_store(location)
-    if not store.location.is_dir():
+    if not store.place.is_there():
         raise StoreError(
             f"{location}: no store here; run `normaudit audit` or `normaudit nightly`, or name one with --store"
         )

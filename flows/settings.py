@@ -1,7 +1,7 @@
 """Every knob of the nightly audit: one frozen model, read from TOML; a wrong key or value is refused with its line.
 
-Precedence: what the command line gives, then the file, then the defaults below. `HF_TOKEN` and `HF_ENDPOINT` mean
-    what they mean to huggingface_hub; a token never stands in a settings file.
+Precedence: what the command line gives, then the file, then the environment, then the defaults below. `HF_TOKEN` and
+`HF_ENDPOINT` mean what they mean to huggingface_hub; a token never stands in a settings file.
 """
 
 from __future__ import annotations
@@ -70,6 +70,10 @@ class Limits(_Frozen):
     batch_models: Whole = Field(500, ge=1, le=10_000, description="models a Prefect task, and a part of each table")
     timeout_s: Number = Field(30, gt=0, le=600, description="seconds without an answer until a request is given up")
     retries: Whole = Field(4, ge=0, le=20, description="further tries after a transient fault")
+    shard_headers: Literal["auto", "api", "index"] = Field(
+        "auto",
+        description="what tells the shards' tensors: the Hub's API in one request, the index in two, or what has quota",
+    )
     workers: Whole = Field(1, ge=1, le=1000, description="processes that share the token's rate limit")
 
 
@@ -87,7 +91,9 @@ class NightlySettings(_Frozen):
 
     endpoint: str = Field(HUB, description='the Hub\'s URL, or "demo"')
     contact: str = Field("", max_length=200, description="e-mail address or URL, sent to the Hub in the User-Agent")
-    store: str | None = Field(None, description="folder of the results; absent: store, or demo-store for the demo")
+    store: str | None = Field(
+        None, description="folder of the results; absent: $NORMAUDIT_STORE or store, for the demo demo-store"
+    )
     norms: Literal["final", "all"] = Field("final", description="whose scales are read")
     dead_tau: Number = Field(1e-4, gt=0, lt=1, description="near-dead: |γ| ≤ dead_tau · rms(γ)")
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -129,7 +135,8 @@ DEMO_STORE = "demo-store"
 def load_settings(path: Path, **overrides: Any) -> NightlySettings:
     """Return the settings of a TOML file, with overrides in place of its top-level keys.
 
-    `HF_ENDPOINT` stands in for the Hub's own address where the file names that.
+    `HF_ENDPOINT` stands in for the Hub's own address where the file names that, and `NORMAUDIT_STORE` for the store
+    where none is named; the demo keeps to its own.
 
     Raises:
         SettingsError: the file cannot be read, is no TOML, or holds a wrong key or value.
@@ -145,6 +152,8 @@ def load_settings(path: Path, **overrides: Any) -> NightlySettings:
         raise SettingsError(_TOO_DEEP.format(path=path)) from error
     given = {name: value for name, value in overrides.items() if value is not None}
     givers = {name: f"--{name}" for name in given}
+    if (values | given).get("store") is None and (values | given).get("endpoint") != DEMO and _named_store():
+        given["store"], givers["store"] = _named_store(), STORE_VARIABLE
     if (values | given).get("endpoint", HUB) == HUB and os.environ.get("HF_ENDPOINT"):
         given["endpoint"], givers["endpoint"] = os.environ["HF_ENDPOINT"], "HF_ENDPOINT"
     try:
@@ -155,10 +164,13 @@ def load_settings(path: Path, **overrides: Any) -> NightlySettings:
 
 def default_store() -> str:
     """Return the store that a reading command uses when none is named: $NORMAUDIT_STORE, ./store, or the demo's."""
-    named = os.environ.get(STORE_VARIABLE)
-    if named:
+    if named := _named_store():
         return named
     return DEMO_STORE if Path(DEMO_STORE).is_dir() and not Path(STORE, "parts").is_dir() else STORE
+
+
+def _named_store() -> str | None:
+    return os.environ.get(STORE_VARIABLE) or None
 
 
 _TOO_DEEP = "{path}: nested deeper than any setting is; see deployments/nightly.toml for those that exist"

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
+from typing import Any, TypeVar
 
 import duckdb
 
 from storage.parts import live_parts
+from storage.place import LocalPlace
 from storage.scan import literal, reading, scan, sql_file, sql_type
 from storage.schema import KEYS, SAYS, TABLES, comment, stays_in_parquet
 from storage.store import SNAPSHOT, Store
 from storage.views import create_views
 
+T = TypeVar("T")
+
 _NEWEST = ("audited_at", "probed_at", "night", "audit_id")  # of rows with one key, those a table has, in this order
+MEMORY_LIMIT = "100MB"  # beside a night's own 300: what needs more goes through the disk, at about the same speed
+MAX_THREADS = 4  # each holds pages of its own
 _STALE_S = 86_400.0  # no build or write takes a day: what is older was left by a killed one
 
 
@@ -45,35 +53,59 @@ def build(store: Store) -> BuildReport:
     store.place.sweep(before_s=time.time() - _STALE_S)
     temp = store.place.temp_path()
     try:
-        rows, set_aside = reading(store, TABLES, lambda: _build_at(temp, store))
-        store.place.move(temp.relative_to(store.location).as_posix(), SNAPSHOT)
+        rows, set_aside = reading(store, TABLES, lambda: _build_sparingly(temp, store))
+        store.place.put(temp, SNAPSHOT)
     finally:
         temp.unlink(missing_ok=True)
     return BuildReport(time.monotonic() - started, rows, set_aside)
 
 
-def open_database(store: Store) -> duckdb.DuckDBPyConnection:
+def open_database(store: Store, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
     """Return a connection that sees the store's tables and views, and cannot change the snapshot.
 
     The connection's own database is in memory and holds only views; the snapshot is attached to it, read-only, as
     `snapshot`. A snapshot that is missing, or that an older version of this code built, is built first; where the
     store has no parts at all the tables are empty and nothing is written.
 
+    Args:
+        store: the store.
+        memory_limit: of the connection, as DuckDB writes it; None: most of the machine's.
+
     Raises:
         StoreError: the snapshot has to be built and cannot be.
     """
     connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
     connection.execute("SET TimeZone = 'UTC'")
+    if not isinstance(store.place, LocalPlace):  # each look at a part takes long, and none changes
+        connection.execute("SET parquet_metadata_cache = true")
+    if memory_limit:
+        connection.execute("SET memory_limit = ?", [memory_limit])
+        connection.execute("SET temp_directory = ?", [str(store.place.temp_path())])
     if not _attached(connection, store):
         _attach_new(connection, store)
     create_views(connection, store)
     return connection
 
 
+def ask_sparingly(store: Store, question: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+    """Return what a question finds in the open database, in little memory where that is enough.
+
+    Raises:
+        StoreError: as `open_database`.
+        duckdb.Error: the question cannot be answered.
+    """
+    try:
+        with open_database(store, MEMORY_LIMIT) as database:
+            return question(database)
+    except duckdb.OutOfMemoryException:
+        with open_database(store) as database:
+            return question(database)
+
+
 def _attached(connection: duckdb.DuckDBPyConnection, store: Store) -> bool:
     """Attach the snapshot if there is one that this version of the code built; return whether."""
-    path = store.place.local_path(SNAPSHOT)
-    if not path.is_file():
+    path = store.place.local_copy(SNAPSHOT)
+    if path is None:
         return False
     try:
         connection.execute(f"ATTACH {literal(str(path))} AS snapshot (READ_ONLY)")
@@ -90,24 +122,33 @@ def _attach_new(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     """Attach a snapshot built now, or empty tables where the store has no parts."""
     if any(live_parts(store, table) for table in TABLES):
         build(store)
-        connection.execute(f"ATTACH {literal(str(store.place.local_path(SNAPSHOT)))} AS snapshot (READ_ONLY)")
+        connection.execute(f"ATTACH {literal(str(store.place.local_copy(SNAPSHOT)))} AS snapshot (READ_ONLY)")
     else:
         connection.execute("ATTACH ':memory:' AS snapshot")
         _create_tables(connection, "snapshot.")
 
 
-def _build_at(path: Path, store: Store) -> dict[str, int]:
+def _build_sparingly(path: Path, store: Store) -> dict[str, int]:
+    try:
+        return _build_at(path, store, {"memory_limit": MEMORY_LIMIT})
+    except duckdb.OutOfMemoryException:  # not all that DuckDB does can go through the disk
+        return _build_at(path, store, {})
+
+
+def _build_at(path: Path, store: Store, limits: dict[str, Any]) -> dict[str, int]:
     path.unlink(missing_ok=True)
-    with duckdb.connect(path) as connection:
+    with duckdb.connect(path, config={"threads": min(MAX_THREADS, os.cpu_count() or 1), **limits}) as connection:
+        fetched = "VIEW" if isinstance(store.place, LocalPlace) else "TABLE"  # what is far away is read once
         connection.execute("SET preserve_insertion_order = false")  # the order costs memory and means nothing
         _create_tables(connection, "")
         for table in TABLES:
             columns = [name for name in TABLES[table].names if name not in stays_in_parquet(table)]
-            rows = scan(store, table, columns, live_parts(store, table))
-            connection.execute(f"CREATE TEMP VIEW raw_{table} AS {rows}")
+            rows = scan(connection, store, table, columns, live_parts(store, table))
+            connection.execute(f"CREATE TEMP {fetched} raw_{table} AS {rows}")
         connection.execute(sql_file("queries/concluded.sql"))
         for table in TABLES:
             connection.execute(_fill(table))
+        connection.execute("CHECKPOINT")  # what closing cannot write it leaves out, and says nothing
         return {table: connection.table(table).count("*").fetchall()[0][0] for table in TABLES}
 
 

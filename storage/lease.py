@@ -9,20 +9,19 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from storage.errors import StoreError
+from storage.place import Clock
 from storage.store import LEASE, Store
 
 TTL_S = 120.0  # a holder on another machine that died keeps others out for as long as this
 _TRUSTED_S = 2 * TTL_S  # machines' clocks may differ by one lease; what ends later was written by a wrong clock
 _MAX_PID = 2**31 - 1
 _RENEWALS_PER_TTL = 4  # a renewal may be late by two thirds of the time and the lease still holds
-
-Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +100,19 @@ class Lease:
 def hold_lease(store: Store, owner: str, ttl_s: float = TTL_S, clock: Clock = time.time) -> Iterator[Lease]:
     """Hold the store's lease for the length of a block; a thread renews it meanwhile.
 
-    A lease is taken over once it has expired, or at once when its holder was on this machine and is dead.
+    A lease is taken over once it has expired, by the clock of the place that holds the store, or at once when its
+    holder was on this machine and is dead.
 
     Args:
         store: the store to be alone in.
         owner: what this process calls itself, for the message that others get.
         ttl_s: how long the lease lasts without renewal, s; at most TTL_S.
-        clock: Unix time in s.
+        clock: this machine's Unix time in s.
 
     Raises:
         StoreError: another holds it; the message says who, where and since when.
     """
-    lease = _acquire(store, owner, ttl_s, clock)
+    lease = _acquire(store, owner, ttl_s, store.place.clock(clock))
     ended = threading.Event()
     renewer = threading.Thread(target=_keep_renewing, args=(lease, ended, ttl_s / _RENEWALS_PER_TTL), daemon=True)
     renewer.start()
@@ -126,7 +126,8 @@ def hold_lease(store: Store, owner: str, ttl_s: float = TTL_S, clock: Clock = ti
 
 def lease_holder(store: Store, clock: Clock = time.time) -> Holder | None:
     """Return who holds the store's lease; None where nobody does, or its holder is dead or let it run out."""
-    return _living(store.place.read(LEASE), clock())
+    content = store.place.read(LEASE)
+    return None if not content else _living(content, store.place.clock(clock)())
 
 
 def _acquire(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease:

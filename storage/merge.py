@@ -14,13 +14,23 @@ import pyarrow.parquet as pq
 
 from storage.errors import StoreError
 from storage.nights import is_unfinished
-from storage.parts import Merged, dead_parts, live_parts, read_merged, set_aside_unreadable, with_versions, write_merged
+from storage.parts import (
+    READ_ROWS,
+    Merged,
+    dead_parts,
+    live_parts,
+    read_merged,
+    set_aside_unreadable,
+    with_versions,
+    write_merged,
+)
 from storage.rows import with_all_columns
 from storage.schema import TABLES
 from storage.store import MERGED_PREFIX, Store, merge_of, night_folder
 
 MAX_BYTES = 256_000_000
-_GROUP_BYTES = 32_000_000  # of a row group in memory: small enough to read one, large enough to be few
+_GROUP_BYTES = 8_000_000  # of a row group in memory: small enough to read one, large enough to be few
+_READ_BYTES = 1_000_000  # of each column at a time, where a part holds more
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +67,13 @@ def _groups(store: Store, parts: list[str], max_bytes: int) -> list[list[str]]:
     """Return the parts to be merged, by the file that they go to; one that would stay alone is left as it is."""
     groups: list[list[str]] = []
     room = 0
+    sizes = store.place.sizes(parts[0].rpartition("/")[0]) if parts else {}
     for name in parts:
-        size_bytes = store.place.local_path(name).stat().st_size
-        if size_bytes > room:
+        if sizes[name] > room:
             groups.append([])
             room = max_bytes
         groups[-1].append(name)
-        room -= size_bytes
+        room -= sizes[name]
     return [group for group in groups if len(group) > 1]
 
 
@@ -104,21 +114,29 @@ def _write_merged_part(store: Store, target: str, parts: list[str], schema: pa.S
 def _row_groups(store: Store, parts: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield the rows of all parts in pieces of about _GROUP_BYTES, each with all columns of the schema."""
     waiting: list[pa.Table] = []
-    for name in parts:
-        with pq.ParquetFile(store.place.local_path(name)) as part:
-            waiting += [with_all_columns(pa.Table.from_batches([rows]), schema) for rows in part.iter_batches()]
-        if sum(rows.nbytes for rows in waiting) >= _GROUP_BYTES:
+    waiting_bytes = 0
+    for rows in _batches(store, parts):
+        waiting.append(with_all_columns(pa.Table.from_batches([rows]), schema))
+        waiting_bytes += waiting[-1].nbytes
+        if waiting_bytes >= _GROUP_BYTES:
             yield pa.concat_tables(waiting)
-            waiting = []
+            waiting, waiting_bytes = [], 0
     if waiting:
         yield pa.concat_tables(waiting)
+
+
+def _batches(store: Store, parts: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of all parts, no more than a few megabytes of them at a time."""
+    for name in parts:
+        with pq.ParquetFile(store.place.arrow_source(name), buffer_size=_READ_BYTES) as part:
+            yield from part.iter_batches(READ_ROWS)
 
 
 def _versions(store: Store, parts: list[str]) -> dict[str, str]:
     """Return the versions in the parts' metadata; where they differ, all of them."""
     found: dict[str, set[str]] = {}
     for name in parts:
-        with pq.ParquetFile(store.place.local_path(name)) as part:
+        with pq.ParquetFile(store.place.arrow_source(name)) as part:
             for key, value in (part.schema_arrow.metadata or {}).items():
                 found.setdefault(key.decode(), set()).update(value.decode().split(","))
     return {key: ",".join(sorted(values)) for key, values in found.items()}

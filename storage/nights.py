@@ -7,40 +7,86 @@ finished when the marker of its plan's own run is there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
-from storage.rows import Row, rows_to_table, with_all_columns
+from storage.rows import with_all_columns
 from storage.schema import PLAN
 from storage.store import NIGHTS_FOLDER, Store, night_file, night_of
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 _PLAN = "plan.parquet"
 _FACTS = b"night"  # key of the facts in the plan's metadata
+_LOOKS_AT_ONCE = 16
 _ROW_GROUP_ROWS = 2_000  # a batch is read without the rest of a plan of 100,000 rows
 
 
-def write_plan(store: Store, night: date, rows: pa.Table | Sequence[Row], facts: Mapping[str, Any]) -> None:
-    """Write what a run of the night will do, sorted by batch; the plan of an earlier run is replaced.
+class PlanWriter:
+    """A plan under way: rows come in the order of the listing, and go to the file a few batches at a time.
+
+    Attributes:
+        planned: rows so far.
+        facts: of the run, for its summary; what JSON can hold, `audit_id` among them.
+    """
+
+    def __init__(self, parquet: pq.ParquetWriter, batch_models: int, facts: Mapping[str, Any]) -> None:
+        self.planned = 0
+        self.facts = dict(facts)
+        self._parquet = parquet
+        self._batch_models = batch_models
+        self._waiting = PLAN.empty_table()
+
+    def add(self, rows: pa.Table) -> None:
+        """Append rows of the columns of `schema.PLAN` but the batch, which they get here; what is missing is null."""
+        numbers = np.arange(self.planned, self.planned + len(rows)) // self._batch_models
+        numbered = with_all_columns(rows.append_column("batch", pa.array(numbers, pa.int64())), PLAN)
+        self.planned += len(rows)
+        self._waiting = pa.concat_tables([self._waiting, numbered])
+        if len(self._waiting) >= _ROW_GROUP_ROWS:
+            self._flush()
+
+    def finish(self) -> None:
+        """Write what waits, and the facts."""
+        self._flush()
+        self._parquet.add_key_value_metadata({_FACTS: json.dumps(self.facts)})
+
+    def _flush(self) -> None:
+        if len(self._waiting):
+            self._parquet.write_table(self._waiting, row_group_size=_ROW_GROUP_ROWS)
+        self._waiting = PLAN.empty_table()
+
+
+@contextmanager
+def writing_plan(store: Store, night: date, batch_models: int, facts: Mapping[str, Any]) -> Iterator[PlanWriter]:
+    """Yield a writer of what a run of the night will do; the plan of an earlier run is replaced when the block ends.
 
     Args:
         store: where to.
         night: the night.
-        rows: columns of `schema.PLAN`; those that are missing become null.
-        facts: of the run, for its summary; what JSON can hold, `audit_id` among them.
+        batch_models: rows of a batch; the last one may have fewer.
+        facts: of the run, as far as they are known; the writer takes more.
 
     Raises:
-        StoreError: the rows do not fit the plan's columns.
+        StoreError: the disk is full, or the folder cannot be written.
     """
-    plan = with_all_columns(rows, PLAN) if isinstance(rows, pa.Table) else rows_to_table(rows, PLAN, "plan")
-    plan = plan.sort_by("batch").replace_schema_metadata({_FACTS: json.dumps({**facts, "night": str(night)})})
-    with store.place.writing(night_file(night, _PLAN)) as file:
-        pq.write_table(plan, file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+    with (
+        store.place.writing(night_file(night, _PLAN)) as file,
+        pq.ParquetWriter(file, PLAN, compression="zstd") as parquet,
+    ):
+        plan = PlanWriter(parquet, batch_models, {**facts, "night": night.isoformat()})
+        yield plan
+        plan.finish()
 
 
 def plan_facts(store: Store, night: date) -> dict[str, Any]:
@@ -64,6 +110,16 @@ def read_plan(store: Store, night: date, batch: int | None = None) -> pa.Table:
     return plan
 
 
+def planned_batches(store: Store, night: date) -> set[int]:
+    """Return the numbers of a night's batches.
+
+    Raises:
+        StoreError: the night has no plan, or it cannot be read.
+    """
+    numbers: set[int] = _opened(store, night, _batches)
+    return numbers
+
+
 def finish_night(store: Store, night: date, summary: Mapping[str, Any]) -> None:
     """Mark a night's run as finished, with its summary (what JSON can hold, no NaN; `audit_id` names the run)."""
     with store.place.writing(night_file(night, _marker(summary["audit_id"]))) as file:
@@ -73,7 +129,9 @@ def finish_night(store: Store, night: date, summary: Mapping[str, Any]) -> None:
 def unfinished_nights(store: Store) -> list[date]:
     """Return the nights that have a plan whose run is not finished, oldest first."""
     plans = [name for name in store.place.names(NIGHTS_FOLDER) if name.endswith(f"/{_PLAN}")]
-    return sorted(night for name in plans if (night := night_of(name)) and is_unfinished(store, night))
+    nights = [night for name in plans if (night := night_of(name))]
+    unfinished = _all_at_once(lambda night: is_unfinished(store, night), nights)
+    return sorted(night for night, is_so in zip(nights, unfinished, strict=True) if is_so)
 
 
 def is_unfinished(store: Store, night: date) -> bool:
@@ -90,8 +148,14 @@ def is_unfinished(store: Store, night: date) -> bool:
 def night_summaries(store: Store) -> list[dict[str, Any]]:
     """Return the summaries of all finished runs, oldest first, each with its `night`; unreadable ones are left out."""
     names = [name for name in store.place.names(NIGHTS_FOLDER) if name.rpartition("/")[2].startswith("done-")]
-    found = [_summary(store.place.read(name)) for name in names if night_of(name)]
+    found = _all_at_once(lambda name: _summary(store.place.read(name)), [name for name in names if night_of(name)])
     return sorted((summary for summary in found if summary is not None), key=_age)
+
+
+def _all_at_once(look: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return what a look at each gives; one after the other, a year of nights in a bucket would take a minute."""
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        return list(pool.map(look, items))
 
 
 def _summary(text: bytes | None) -> dict[str, Any] | None:
@@ -112,11 +176,17 @@ def _marker(audit_id: str) -> str:
     return f"done-{audit_id}.json"
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    facts = json.loads((pq.read_schema(path).metadata or {}).get(_FACTS, b"null"))
+def _facts(source: Path | BinaryIO) -> dict[str, Any]:
+    facts = json.loads((pq.read_metadata(source).metadata or {}).get(_FACTS, b"null"))
     if not isinstance(facts, dict) or not isinstance(facts.get("audit_id"), str):
         raise ValueError("it does not say of which run it is")
     return facts
+
+
+def _batches(source: Path | BinaryIO) -> set[int]:
+    with pq.ParquetFile(source) as plan:
+        groups = plan.iter_batches(columns=["batch"])
+        return {number for group in groups for number in group.column("batch").unique().to_pylist()}
 
 
 def _rows(plan: pa.Table) -> pa.Table:
@@ -128,11 +198,11 @@ def _rows(plan: pa.Table) -> pa.Table:
     return rows
 
 
-def _opened(store: Store, night: date, reading: Callable[[Path], Any]) -> Any:
+def _opened(store: Store, night: date, reading: Callable[[Path | BinaryIO], Any]) -> Any:
     name = night_file(night, _PLAN)
     if not store.place.exists(name):
         raise StoreError(f"{store.location}: night {night} has no plan; start the night first")
     try:
-        return reading(store.place.local_path(name))
+        return reading(store.place.arrow_source(name))
     except (OSError, pa.ArrowException, ValueError) as error:
         raise StoreError(f"{name} cannot be read ({error}); remove it, and the night is planned anew") from error

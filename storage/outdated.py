@@ -32,14 +32,18 @@ def outdated(store: Store, read_version: int, method_version: int) -> Iterator[O
     Raises:
         StoreError: the store cannot be read.
     """
-    with open_database(store) as database:
+    with open_database(store) as database, open_database(store) as other:  # the first is still being read
         versions = {"read_version": read_version, "method_version": method_version}
         found = database.sql(sql_file("queries/outdated.sql"), params=versions).to_arrow_reader(CHUNK_AUDITS)
         for batch in found:
-            audits = batch.to_pylist()
-            tables = [_rows_of(database.cursor(), table, audits) for table in ("norms", "kernels", "evidence")]
-            for audit in audits:
-                yield OutdatedAudit(audit, *(tuple(rows[_key(audit)]) for rows in tables))
+            yield from with_conclusions(other, batch.to_pylist())
+
+
+def with_conclusions(database: duckdb.DuckDBPyConnection, audits: Sequence[dict[str, Any]]) -> Iterator[OutdatedAudit]:
+    """Yield rows of table audits with the rows that conclude from them, all of them found at once."""
+    tables = [_rows_of(database, table, audits) for table in ("norms", "kernels", "evidence")]
+    for audit in audits:
+        yield OutdatedAudit(audit, *(tuple(rows[_key(audit)]) for rows in tables))
 
 
 def _rows_of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
+from storage.place import LocalPlace
 from storage.rows import Row, rows_to_table, with_all_columns
 from storage.schema import TABLES
 from storage.store import (
@@ -37,6 +39,7 @@ from storage.store import (
 log = logging.getLogger("normaudit.storage")
 
 MARKER = "audits"
+READ_ROWS = 4_096  # of a part at a time; those of the widest table take 20 MB
 _RECORD = "merged.json"
 
 Versions = Mapping[str, int]
@@ -117,7 +120,8 @@ def finished_batches(store: Store, night: date, audit_id: str) -> set[int]:
 def live_parts(store: Store, table: str, night: date | None = None) -> list[str]:
     """Return the names of the parts that hold a table's rows, oldest night first, without those merged away."""
     names = _parts_in(store, f"{PARTS_FOLDER}/{table}" if night is None else night_folder(table, night))
-    merged = {night: read_merged(store, night) for night in set(names.values()) & _merged_nights(store)}
+    in_doubt = _in_doubt(names)
+    merged = {night: read_merged(store, night) for night in in_doubt & _merged_nights(store)} if in_doubt else {}
     return [name for name, night in names.items() if _is_live(name, merged.get(night, Merged()))]
 
 
@@ -183,9 +187,10 @@ def set_aside(store: Store, name: str, fault: str) -> str:
 
 def is_whole(store: Store, name: str) -> bool:
     """Return whether a part begins and ends as a Parquet file does: a quick look that finds cut-off files."""
-    path = store.place.local_path(name)
+    if not isinstance(store.place, LocalPlace):  # an object store has no cut-off files, and a look at each takes long
+        return True
     try:
-        with path.open("rb") as file:
+        with store.place.local_path(name).open("rb") as file:
             head = file.read(4)
             file.seek(-4, 2)
             return head == file.read(4) == b"PAR1" and file.tell() > 8
@@ -201,6 +206,17 @@ def with_versions(content: pa.Table, versions: Mapping[str, object]) -> pa.Table
 def _versions_of(audits: Sequence[Row]) -> dict[str, int]:
     names = ("read_version", "method_version")
     return {name: max(row[name] for row in audits) for name in names if audits and all(name in row for row in audits)}
+
+
+def _in_doubt(names: Mapping[str, date]) -> set[date]:
+    """Return the nights whose parts are not all of one merge: of these alone the record is needed to tell who is live.
+
+    Of a merge that was not put in force, or that has not removed what it replaced, other files are still there.
+    """
+    merges: dict[date, set[int | None]] = defaultdict(set)
+    for name, night in names.items():
+        merges[night].add(merge_of(name))
+    return {night for night, found in merges.items() if len(found) > 1 or None in found}
 
 
 def _merged_nights(store: Store) -> set[date]:
@@ -230,7 +246,7 @@ def _is_live(name: str, merged: Merged) -> bool:
 
 def _rows_of(store: Store, name: str, audit_id: str, schema: pa.Schema) -> pa.Table:
     """Return one run's rows of a part; columns that the part lacks are null."""
-    with pq.ParquetFile(store.place.local_path(name)) as part:
+    with pq.ParquetFile(store.place.arrow_source(name)) as part:
         rows = part.read(columns=list({*schema.names, "audit_id"}.intersection(part.schema_arrow.names)))
     return with_all_columns(rows.filter(pc.field("audit_id") == audit_id), schema)
 
@@ -239,8 +255,8 @@ def _fault(store: Store, name: str) -> str | None:
     """Return why a part cannot be read to its end as rows of its table, or None where it can."""
     schema = TABLES[name.split("/")[1]]
     try:
-        with pq.ParquetFile(store.place.local_path(name)) as part:
-            for rows in part.iter_batches():
+        with pq.ParquetFile(store.place.arrow_source(name)) as part:
+            for rows in part.iter_batches(READ_ROWS):
                 with_all_columns(pa.Table.from_batches([rows]), schema)
     except (OSError, ValueError, pa.ArrowException) as error:
         return _in_a_line(error)

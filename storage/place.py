@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,24 @@ from storage.errors import StoreError
 
 TEMP_FOLDER = ".tmp"  # beside the results, so that a rename never crosses file systems
 
+Clock = Callable[[], float]
+
 
 class Place(Protocol):
-    """Named files under one root; a name is relative, with forward slashes. An object store can offer the same."""
+    """Named files under one root, a folder of this machine or of a bucket; a name is relative, with forward slashes."""
+
+    @property
+    def location(self) -> str | Path:
+        """What users call the root."""
+
+    def is_there(self) -> bool:
+        """Return whether there is anything at the root."""
 
     def names(self, folder: str) -> list[str]:
         """Return the names of all files anywhere under folder, sorted; empty where there is no such folder."""
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of all files anywhere under folder, by name and sorted so."""
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of this name."""
@@ -43,8 +55,23 @@ class Place(Protocol):
     def swap(self, name: str, expected: bytes | None, wanted: bytes | None) -> bool:
         """Replace the file's bytes if they are still the expected ones; None stands for no file. Return whether."""
 
-    def local_path(self, name: str) -> Path:
-        """Return where DuckDB and Arrow find the file on this machine."""
+    def put(self, path: Path, name: str) -> None:
+        """Move a file from a path that `temp_path` gave here, replacing what has the name."""
+
+    def local_copy(self, name: str) -> Path | None:
+        """Return where the file, as it is now, lies whole on this machine; None where there is no such file."""
+
+    def arrow_source(self, name: str, size_bytes: int | None = None) -> Path | BinaryIO:
+        """Return what Arrow reads the file, of so many bytes, from; what is not asked for is not fetched."""
+
+    def temp_path(self) -> Path:
+        """Return an unused path on this machine, for what is to be put here or does not fit into memory."""
+
+    def sweep(self, before_s: float) -> int:
+        """Remove what killed processes left on this machine, last written before this Unix time; return how many."""
+
+    def clock(self, own: Clock) -> Clock:
+        """Return the clock by which leases on this place run, given this machine's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +80,24 @@ class LocalPlace:
 
     root: Path
 
+    @property
+    def location(self) -> Path:
+        """The folder."""
+        return self.root
+
+    def is_there(self) -> bool:
+        """Return whether the folder is there."""
+        return self.root.is_dir()
+
     def names(self, folder: str) -> list[str]:
-        """Return the names of all files anywhere under folder, sorted, without temporary ones."""
+        """Return the names of all files anywhere under folder, sorted."""
         with _store_errors(self.root, "list", folder):
             found = (Path(base, name) for base, _, names in os.walk(self.root / folder) for name in names)
             return sorted(path.relative_to(self.root).as_posix() for path in found)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of all files anywhere under folder, by name and sorted so."""
+        return {name: (self.root / name).stat().st_size for name in self.names(folder)}
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of this name."""
@@ -111,9 +151,22 @@ class LocalPlace:
                     file.write(wanted)
             return True
 
+    def put(self, path: Path, name: str) -> None:
+        """Give a file of this file system a name here, replacing what had it."""
+        with _store_errors(self.root, "write", name):
+            self._put(path, name)
+
     def local_path(self, name: str) -> Path:
-        """Return where DuckDB and Arrow find the file."""
+        """Return where DuckDB and Arrow find the file, whether or not it is there."""
         return self.root / name
+
+    def local_copy(self, name: str) -> Path | None:
+        """Return the file's own path, or None where there is no such file."""
+        return self.local_path(name) if self.exists(name) else None
+
+    def arrow_source(self, name: str, size_bytes: int | None = None) -> Path:
+        """Return the file's own path."""
+        return self.local_path(name)
 
     def temp_path(self) -> Path:
         """Return an unused path on the same file system, its folder created."""
@@ -122,11 +175,18 @@ class LocalPlace:
         return folder / f"{uuid.uuid4().hex}.tmp"
 
     def sweep(self, before_s: float) -> int:
-        """Remove what killed writers left behind, last written before this Unix time; return how many files."""
+        """Remove what killed processes left behind, last written before this Unix time; return how many."""
         stale = [path for path in (self.root / TEMP_FOLDER).glob("*") if path.stat().st_mtime < before_s]
         for path in stale:
-            path.unlink(missing_ok=True)
+            if path.is_dir():  # what did not fit into a query's memory
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         return len(stale)
+
+    def clock(self, own: Clock) -> Clock:
+        """Return this machine's clock: whoever shares a folder shares it, or keeps his own in step."""
+        return own
 
     def _put(self, path: Path, name: str) -> None:
         target = self.root / name

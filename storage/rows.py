@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from storage.errors import StoreError
+
+# Arrow's own pool keeps what is freed for its next use: 100 MB after a night's merge, which the rest of a night lacks.
+pa.set_memory_pool(pa.system_memory_pool())
 
 Row = Mapping[str, Any]
 _NOTHING: Row = {}
@@ -30,10 +34,16 @@ def rows_to_table(rows: Sequence[Row], schema: pa.Schema, called: str, common: R
         StoreError: a row has a column that the table lacks, a key is null, a value does not fit its column's
             type, or a number is NaN or infinite.
     """
-    unknown = set().union(*rows) - set(schema.names)
+    present = set().union(*rows)
+    unknown = present - set(schema.names)
     if unknown:
         raise StoreError(f"table {called} has no column {', '.join(sorted(unknown))}; it has {', '.join(schema.names)}")
-    arrays = [_array([row.get(field.name, common.get(field.name)) for row in rows], field, called) for field in schema]
+    arrays = []
+    for field in schema:
+        otherwise = common.get(field.name)
+        is_told = field.name in present
+        values = _column(rows, field.name, otherwise) if is_told else [otherwise] * len(rows)
+        arrays.append(_array(values, field, called))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -48,6 +58,14 @@ def with_all_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         for field in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(rows: Sequence[Row], name: str, otherwise: Any) -> list[Any]:
+    """Return a column's values; mostly every row has it, and to get at it is then half as dear."""
+    try:
+        return list(map(itemgetter(name), rows))
+    except KeyError:
+        return [row.get(name, otherwise) for row in rows]
 
 
 def _array(values: list[Any], field: pa.Field, called: str) -> pa.Array:

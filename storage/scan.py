@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from storage.errors import StoreError
 from storage.parts import set_aside_unreadable
+from storage.place import LocalPlace
 from storage.schema import TABLES
 from storage.store import Store
 
@@ -35,18 +36,31 @@ def sql_type(kind: pa.DataType) -> str:
     return f"{_TYPES[kind.value_type]}[]" if pa.types.is_list(kind) else _TYPES[kind]
 
 
-def scan(store: Store, table: str, columns: Sequence[str], parts: Sequence[str]) -> str:
-    """Return a SELECT of some of a table's columns over some parts.
+def scan(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    table: str,
+    columns: Sequence[str],
+    parts: Sequence[str],
+    *,
+    is_view: bool = False,
+) -> str:
+    """Return a SELECT of some of a table's columns over some parts, for one connection; is_view: as a view's text.
 
     A column that no part has is null, and without parts the relation is empty: columns are only ever added.
     """
-    schema = TABLES[table]
-    typed = ", ".join(f'NULL::{sql_type(schema.field(name).type)} AS "{name}"' for name in columns)
-    chosen = ", ".join(f'"{name}"::{sql_type(schema.field(name).type)} AS "{name}"' for name in columns)
+    schema = pa.schema([TABLES[table].field(name) for name in columns])
+    typed = ", ".join(f'NULL::{sql_type(field.type)} AS "{field.name}"' for field in schema)
+    chosen = ", ".join(f'"{field.name}"::{sql_type(field.type)} AS "{field.name}"' for field in schema)
     empty = f"SELECT {typed} WHERE false"
     if not parts:
         return empty
-    files = ", ".join(literal(str(store.place.local_path(name))) for name in parts)
+    if isinstance(store.place, LocalPlace):
+        files = ", ".join(literal(str(store.place.local_path(name))) for name in parts)
+    else:
+        from storage.far import far_parts  # a store in a folder does without
+
+        files = literal(far_parts(connection, store.place, table, parts, schema, is_view=is_view))
     # the folders' night=… would hide the column of that name
     rows = f"FROM read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
     return f"SELECT {chosen} FROM ({empty} UNION ALL BY NAME {rows})"
@@ -55,6 +69,12 @@ def scan(store: Store, table: str, columns: Sequence[str], parts: Sequence[str])
 def literal(text: str) -> str:
     """Return text as a SQL string, for the statements that take no parameters."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def said(error: duckdb.Error) -> str:
+    """Return what a query's error says: DuckDB puts the traceback of our own reading, which tells nobody, before it."""
+    text = str(error)
+    return text.rpartition("StoreError: ")[2] if text.startswith("Traceback") else text
 
 
 @cache
@@ -84,5 +104,5 @@ def reading(store: Store, tables: Iterable[str], action: Callable[[], T]) -> tup
     except duckdb.Error as error:
         messages = set_aside_unreadable(store, tables)
         if not messages:
-            raise StoreError(f"{store.location}: {error}") from error
+            raise StoreError(f"{store.location}: {said(error)}") from error
         return action(), messages

@@ -257,6 +257,8 @@ CANDIDATES = pa.schema(
         _column("config", _TEXT, "JSON", _HUB, "the config's digest"),
         _column("private", _FLAG, "", _HUB, "whether the repo is private"),
         _column("gated", _TEXT, "", _HUB, "auto or manual; null where not gated"),
+        _column("parameter_count", _INT, "parameters", _HUB, "parameters by the Hub's count"),
+        _column("is_head", _FLAG, "", _HUB, "whether sha is what the main branch points to; null in older plans"),
         _column("status", _TEXT, "", _HUB, "what the listing itself answers; null where the repo has to be read"),
         _column("reason", _TEXT, "", _HUB, "the status in words"),
     ]

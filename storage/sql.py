@@ -13,6 +13,8 @@ from typing import Any
 import duckdb
 
 from storage.errors import StoreError
+from storage.place import LocalPlace
+from storage.schema import TABLES
 from storage.store import Store
 
 MEMORY_LIMIT = "50%"  # of the machine's; beyond it DuckDB spills to disk
@@ -89,6 +91,7 @@ def lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     Files outside the store, extensions, the network, Python's own variables and the settings are out of reach. Writing
     into the store is left to `check_select` to refuse.
     """
+    place = store.place
     settings: dict[str, Any] = {
         "memory_limit": MEMORY_LIMIT,
         "threads": min(MAX_THREADS, os.cpu_count() or 1),
@@ -96,7 +99,9 @@ def lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
         "python_enable_replacements": False,
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
-        "allowed_directories": [str(store.location)],
+        "allowed_directories": [str(place.root)]
+        if isinstance(place, LocalPlace)
+        else [f"{table}://" for table in TABLES],
         "enable_external_access": False,
         "lock_configuration": True,
     }

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from storage.errors import StoreError
-from storage.place import LocalPlace
+from storage.place import LocalPlace, Place
 
 SNAPSHOT = "audit.duckdb"
 PARTS_FOLDER = "parts"
@@ -16,6 +16,8 @@ NIGHTS_FOLDER = "nights"
 SET_ASIDE_FOLDER = "parts/_set_aside"
 LEASE = "lease.json"
 MERGED_PREFIX = "merged-"  # an audit_id cannot begin so
+
+BUCKET_SCHEMES = ("s3", "gs")
 
 _MERGED_NAME = re.compile(rf"{MERGED_PREFIX}([1-9][0-9]*)-[0-9]+\.parquet")
 _OF_A_NIGHT = re.compile(rf"(?:{PARTS_FOLDER}/[^/]+/night=|{NIGHTS_FOLDER}/)([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/[^/]+")
@@ -26,23 +28,24 @@ _AUDIT_ID = re.compile(r"(?!merged-)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 class Store:
     """A store at one place; cheap to make and to pickle, and nothing is created before the first write."""
 
-    place: LocalPlace
+    place: Place
 
     @property
-    def location(self) -> Path:
-        """The store's folder."""
-        return self.place.root
+    def location(self) -> str | Path:
+        """The store's folder, or its address in an object store."""
+        return self.place.location
 
 
 def open_store(location: str | Path) -> Store:
-    """Return the store at location, a folder that need not exist yet.
+    """Return the store at location: a folder, or s3://bucket/folder, gs://bucket/folder; it need not exist yet.
 
     Raises:
-        StoreError: location is a file, an address that is no local folder, or no name that a folder can have.
+        StoreError: location is a file, an address of another kind, or no name that a folder or a bucket can have.
     """
     text = str(location)
-    if "://" in text:
-        raise StoreError(f"{text}: only local folders can hold a store so far; name a folder")
+    scheme, is_address, _ = text.partition("://")
+    if is_address:
+        return Store(_bucket(scheme, text))
     try:
         root = Path(text).expanduser().absolute()
         is_file = _is_there(root) and not root.is_dir()
@@ -96,6 +99,16 @@ def merge_of(name: str) -> int | None:
     """Return the number of the merge that wrote the part of this name, from 1, or None where it was a batch."""
     match = _MERGED_NAME.fullmatch(name.rpartition("/")[2])
     return int(match[1]) if match else None
+
+
+def _bucket(scheme: str, location: str) -> Place:
+    if scheme not in BUCKET_SCHEMES:
+        raise StoreError(
+            f"{scheme}://…: a store is a folder, or in an object store: s3://bucket/folder, gs://bucket/folder"
+        )
+    from storage.bucket import bucket_at  # a store in a folder needs no client of object stores
+
+    return bucket_at(location)
 
 
 def _is_there(path: Path) -> bool:

@@ -15,7 +15,7 @@ DERIVED = ("latest", "leaderboard", "history", "changes", "failures", "norm_shar
 def create_views(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     """Create all views and macros in the connection's own database; the facts are attached to it as `snapshot`."""
     for table in TABLES:
-        connection.execute(f"CREATE VIEW {table} AS {_whole_table(store, table)}")
+        connection.execute(f"CREATE VIEW {table} AS {_whole_table(connection, store, table)}")
         connection.execute(f"COMMENT ON VIEW {table} IS {literal(SAYS[table])}")
         for column in TABLES[table]:
             connection.execute(f'COMMENT ON COLUMN {table}."{column.name}" IS {literal(comment(column))}')
@@ -25,7 +25,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
         _comment_inherited(connection, view)
 
 
-def _whole_table(store: Store, table: str) -> str:
+def _whole_table(connection: duckdb.DuckDBPyConnection, store: Store, table: str) -> str:
     """Return the SELECT that joins a table's facts with its columns in Parquet, in the schema's order.
 
     A row's other half has its key and its audit. Where parts overlap it is there twice, alike: any one will do.
@@ -37,7 +37,7 @@ def _whole_table(store: Store, table: str) -> str:
     parts = [name for name in live_parts(store, table) if is_whole(store, name)]
     columns = ", ".join(f'{"v" if name in stays else "f"}."{name}"' for name in TABLES[table].names)
     once = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys)}) = 1"
-    vectors = f"FROM ({scan(store, table, (*keys, *stays), parts)}) {once}"
+    vectors = f"FROM ({scan(connection, store, table, (*keys, *stays), parts, is_view=True)}) {once}"
     same = " AND ".join(_same(key, nullable=TABLES[table].field(key).nullable) for key in keys)
     return f"SELECT {columns} FROM snapshot.{table} AS f LEFT JOIN ({vectors}) AS v ON {same}"
 

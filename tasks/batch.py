@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from tasks.core.errors import AuditError, defect
-from tasks.core.reading import ReadOptions, read_checkpoint, unreadable
-from tasks.core.records import Audit, Cost, Listing, Status
+from tasks.core.reading import ReadOptions, read_checkpoint, recognise_or_read, share, unreadable
+from tasks.core.records import Audit, Cost, Listing, Reading, Status
+from tasks.core.sharing import Twin
 from tasks.hub import Hub, HubOptions, Learned, Meter
+from tasks.shelf import Shelf
 
 DESCRIBED_AT_ONCE = 16  # requests to the Hub's API, of which a free token has 1,000 in 5 minutes
 
@@ -58,6 +61,7 @@ async def audit_models(
     concurrency: int,
     learned: Learned | None = None,
     budget: Budget | None = None,
+    shelf: Shelf | None = None,
 ) -> AsyncIterator[Audit]:
     """Yield an audit of every listing, as they are done; a model that cannot be read is an audit that says why.
 
@@ -68,10 +72,12 @@ async def audit_models(
         concurrency: models in flight.
         learned: what this process knows of the Hub's pace and CDN; new when None.
         budget: when it is spent, no further model is begun.
+        shelf: what need not be read again; empty when None.
     """
+    shelf = shelf or Shelf()
     waiting, done = iter(listings), asyncio.Queue[Audit | None]()
     async with Hub(hub_options, learned or Learned()) as hub, asyncio.TaskGroup() as group:
-        crew = [group.create_task(_work(hub, waiting, read_options, budget, done)) for _ in range(concurrency)]
+        crew = [group.create_task(_work(hub, waiting, read_options, shelf, budget, done)) for _ in range(concurrency)]
         working = len(crew)
         while working:
             if (audit := await done.get()) is None:
@@ -107,7 +113,7 @@ async def audit_repos(
     repos: Sequence[tuple[str, str | None]], hub_options: HubOptions, read_options: ReadOptions
 ) -> AsyncGenerator[Audit]:
     """Yield an audit of each repo at its revision (None: the head), in the order given."""
-    room = asyncio.Semaphore(DESCRIBED_AT_ONCE)
+    room, shelf = asyncio.Semaphore(DESCRIBED_AT_ONCE), Shelf()
 
     async def audit(hub: Hub, repo_id: str, revision: str | None) -> Audit:
         meter = Meter()
@@ -116,7 +122,7 @@ async def audit_repos(
                 listing = await hub.describe(repo_id, revision, meter)
             except AuditError as error:
                 return Audit(Listing(repo_id), unreadable(error, Listing(repo_id)), meter.cost(0.0))
-            return await audit_model(hub, listing, read_options, meter)
+            return await audit_model(hub, listing, read_options, shelf, meter)
 
     async with Hub(hub_options) as hub:
         begun = [asyncio.create_task(audit(hub, *repo)) for repo in repos]
@@ -129,25 +135,48 @@ async def audit_repos(
             await asyncio.gather(*begun, return_exceptions=True)
 
 
-async def audit_model(hub: Hub, listing: Listing, options: ReadOptions, meter: Meter | None = None) -> Audit:
+async def audit_model(
+    hub: Hub, listing: Listing, options: ReadOptions, shelf: Shelf | None = None, meter: Meter | None = None
+) -> Audit:
     """Return the audit of one model; whatever goes wrong with it is the audit's status and reason."""
-    started, meter = time.monotonic(), meter or Meter()
+    started, meter, shared_from = time.monotonic(), meter or Meter(), None
     try:
-        reading = await hub.follow(listing, read_checkpoint(listing, options), meter)
+        reading, shared_from = await _read(hub, listing, options, shelf or Shelf(), meter)
     except AuditError as error:
         reading = unreadable(error, listing)
     except Exception as error:  # a defect of ours must cost this model alone; the reason names it
         reading = unreadable(defect(error, listing.repo_id), listing)
-    return Audit(listing, reading, meter.cost(time.monotonic() - started))
+    cost = meter.cost(time.monotonic() - started)
+    return Audit(listing, reading, cost, shared_from, audited_at=datetime.now(UTC))
+
+
+async def _read(
+    hub: Hub, listing: Listing, options: ReadOptions, shelf: Shelf, meter: Meter
+) -> tuple[Reading, str | None]:
+    """Return the reading of a model, and the repo whose identical weights were read for it, if any."""
+    found = await hub.follow(listing, recognise_or_read(listing, options, shelf.memory, shelf), meter)
+    if isinstance(found, Twin):
+        kept = await shelf.find(found.sha256)
+        reading = await hub.follow(listing, share(listing, kept, options), meter) if kept else None
+        if kept and reading:
+            return replace(reading, weights_sha256=found.sha256), kept.repo_id
+        found = await hub.follow(listing, read_checkpoint(listing, options, shelf.memory), meter)
+    shelf.keep(listing, found)
+    return found, None
 
 
 async def _work(
-    hub: Hub, waiting: Iterator[Listing], options: ReadOptions, budget: Budget | None, done: asyncio.Queue[Audit | None]
+    hub: Hub,
+    waiting: Iterator[Listing],
+    options: ReadOptions,
+    shelf: Shelf,
+    budget: Budget | None,
+    done: asyncio.Queue[Audit | None],
 ) -> None:
     """Audit one listing after another until there is none left, or no budget."""
     try:
         while not (budget and budget.is_spent) and (listing := next(waiting, None)) is not None:
-            audit = await audit_model(hub, listing, options)
+            audit = await audit_model(hub, listing, options, shelf)
             if budget:
                 budget.spend(audit.cost)
             done.put_nowait(audit)

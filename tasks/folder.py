@@ -83,6 +83,8 @@ class _Source:
 
     def _read(self, fetch: Fetch) -> Chunk:
         where = f"{self.given}/{shown(fetch.path)}"
+        if fetch.is_guess or fetch.of == "claims":
+            raise NotFound(f"{where}: on a disk there is nothing to gain from a guess, and nobody who claims")
         path = self.root / fetch.path
         try:
             size = _regular_bytes(path, where)

@@ -10,37 +10,44 @@ import fnmatch
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import cache
-from itertools import islice
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.choose import choose
+from storage.choose import Chooser, choosing
 from storage.merge import MergeReport, merge_night
-from storage.nights import finish_night, plan_facts, read_plan, unfinished_nights, write_plan
+from storage.nights import (
+    PlanWriter,
+    finish_night,
+    plan_facts,
+    planned_batches,
+    read_plan,
+    unfinished_nights,
+    writing_plan,
+)
 from storage.parts import finished_batches, read_columns, write_part
 from storage.rows import rows_to_table
 from storage.schema import CANDIDATES
 from storage.store import open_store
 from tasks.batch import Budget, Refusal, audit_models, describe_repos
+from tasks.candidates import Seen, candidate_row, listing_of_row, pieces, refused
 from tasks.core.reading import ReadOptions
-from tasks.core.records import METHOD_VERSION, READ_VERSION, Audit, Cost, Listing, Reading, RepoFile
+from tasks.core.records import METHOD_VERSION, READ_VERSION, Audit, Cost, Listing
 from tasks.core.registry import load_registry
-from tasks.core.rows import Row, Stamp, listing_row
+from tasks.core.rows import Stamp, listing_row
 from tasks.hub import HubOptions, Learned, ListingQuery, Pace, list_models
+from tasks.hub.options import Origin
+from tasks.keeping import shelf_of
+from tasks.outlook import FILES, outlook, requests_expected
 from tasks.storing import VERSIONS, store_audits
 
-LISTING_PART_ROWS = 10_000  # rows of a part of table listings; ten pages of the Hub
-# What of the Hub's config digest bears on norms; the rest (chat templates, say) is long and bears on nothing here.
-DIGEST_KEYS = ("architectures", "model_type", "auto_map", "quantization_config", "diffusers")
+PIECE_REPOS = 2_000  # two pages of the Hub: a night holds no more of the listing at a time
 
 log = logging.getLogger("normaudit")
 
@@ -100,10 +107,9 @@ class BatchReport:
     cost: Cost
 
 
-@cache
-def learned(share: float) -> Learned:
+def learned(crawl: Crawl) -> Learned:
     """Return what this process knows of the Hub: one pace for all its batches, since they share one token."""
-    return Learned(Pace(share))
+    return _learned(crawl.hub.origin, crawl.hub.token, crawl.share)
 
 
 def begin_night(location: str, today: date) -> Night:
@@ -112,8 +118,17 @@ def begin_night(location: str, today: date) -> Night:
     interrupted = unfinished_nights(store)
     if not interrupted:
         return Night(location, today, f"{today:%Y%m%d}-{uuid4().hex[:12]}", is_planned=False)
-    night = interrupted[-1]
-    return Night(location, night, str(plan_facts(store, night)["audit_id"]), is_planned=True)
+    date_of, facts = interrupted[-1], plan_facts(store, interrupted[-1])
+    night = Night(location, date_of, str(facts["audit_id"]), is_planned=True)
+    done, planned = len(_written(night, ("status",))), facts.get("planned", 0)
+    log.info(
+        "the night of %s goes on: %d of %d models are audited",
+        date_of,
+        done,
+        planned,
+        extra={"planned": planned - done},
+    )
+    return night
 
 
 def plan_night(night: Night, crawl: Crawl) -> None:
@@ -123,39 +138,34 @@ def plan_night(night: Night, crawl: Crawl) -> None:
         AuditError: the Hub's listing cannot be had.
         StoreError: the store cannot be written.
     """
-    store, pieces = open_store(night.store), []
-    for number, found in enumerate(_chunks(_wanted(crawl), LISTING_PART_ROWS)):
-        listed = [listing_row(item, night.night) for item in found if isinstance(item, Listing)]
-        write_part(store, "listings", night.night, night.audit_id, number, listed, VERSIONS)
-        pieces.append(rows_to_table([_candidate(item) for item in found], CANDIDATES, "plan"))
-        log.info("listed %d repos", sum(map(len, pieces)))
-    candidates = pa.concat_tables(pieces) if pieces else CANDIDATES.empty_table()
-    choice = choose(store, candidates, night.night, READ_VERSION, METHOD_VERSION)
-    chosen = choice.audit.slice(0, crawl.models)
-    plan = candidates.take(pc.index_in(chosen["repo_id"], candidates["repo_id"].combine_chunks()))
-    plan = plan.append_column("why", chosen["why"])
-    plan = plan.append_column("batch", pa.array(np.arange(len(plan)) // crawl.batch_models, pa.int64()))
-    facts = {
-        "audit_id": night.audit_id,
-        "listed": len(candidates),
-        "unchanged": choice.unchanged,
-        "waiting": choice.waiting,
-        "planned": len(plan),
-    }
-    write_plan(store, night.night, plan, facts)
-    log.info("planned %d of %d listed repos; %d are unchanged", len(plan), len(candidates), choice.unchanged)
+    store, counts = open_store(night.store), Counter[str]()
+    with (
+        choosing(store, night.night, READ_VERSION, METHOD_VERSION) as chooser,
+        writing_plan(store, night.night, crawl.batch_models, {"audit_id": night.audit_id}) as plan,
+    ):
+        for number, found in enumerate(pieces(_wanted(crawl), PIECE_REPOS)):
+            listed = [listing_row(item, night.night) for item in found if isinstance(item, Listing)]
+            write_part(store, "listings", night.night, night.audit_id, number, listed, VERSIONS)
+            counts += _plan_piece(plan, chooser, found, crawl.models - plan.planned)
+            log.info("listed %d repos", counts["listed"], extra={"listed": counts["listed"]})
+        plan.facts |= {name: counts[name] for name in ("listed", "unchanged", "waiting", "requests_expected")}
+        plan.facts["planned"] = plan.planned
+    message = "planned %d of %d listed repos; %d are unchanged"
+    log.info(message, plan.planned, counts["listed"], counts["unchanged"], extra={"planned": plan.planned})
+    if plan.planned:
+        log.info("%s", outlook(counts["requests_expected"], learned(crawl).pace))
 
 
 def open_batches(night: Night) -> list[int]:
     """Return the numbers of the planned batches that are not done."""
     store = open_store(night.store)
-    planned = set(read_plan(store, night.night)["batch"].to_pylist())
-    return sorted(planned - finished_batches(store, night.night, night.audit_id))
+    batches = planned_batches(store, night.night)
+    return sorted(batches - finished_batches(store, night.night, night.audit_id))
 
 
 def remaining_budget(night: Night, hub_requests: int, bytes_read: int) -> Budget:
     """Return what of a night's budget its finished batches have left."""
-    spent = read_columns(open_store(night.store), "audits", night.night, night.audit_id, ("hub_requests", "bytes_read"))
+    spent = _written(night, ("hub_requests", "bytes_read"))
     requests, read = (pc.sum(spent[name]).as_py() or 0 for name in spent.column_names)
     return Budget(hub_requests - requests, bytes_read - read)
 
@@ -168,37 +178,20 @@ async def audit_batch(night: Night, crawl: Crawl, batch: int, budget: Budget) ->
     """
     started, store = time.monotonic(), open_store(night.store)
     planned = read_plan(store, night.night, batch).to_pylist()
-    options = replace(crawl.read, registry=load_registry() if crawl.use_registry else None)
-    done = [_refused(row) for row in planned if row["status"]]
-    async for audit in audit_models(
-        (_listing(row) for row in planned if not row["status"]),
-        crawl.hub,
-        options,
-        concurrency=crawl.concurrency,
-        learned=learned(crawl.share),
-        budget=budget,
-    ):
+    done = [refused(row) for row in planned if row["status"]]
+    _tell(crawl, len(done), 0)
+    async for audit in _audits(night, crawl, [listing_of_row(row) for row in planned if not row["status"]], budget):
         done.append(audit)
-        log.info("audited", extra={"audited": 1})
-    stamp = Stamp(night.audit_id, night.night, datetime.now(UTC))
-    done = store_audits(store, stamp, batch, done)
-    return BatchReport(
-        statuses=dict(Counter(audit.reading.status for audit in done)),
-        left_over=len(planned) - len(done),
-        cost=Cost(
-            sum(audit.cost.hub_requests for audit in done),
-            sum(audit.cost.cdn_requests for audit in done),
-            sum(audit.cost.bytes_read for audit in done),
-            time.monotonic() - started,
-        ),
-    )
+        _tell(crawl, 1, audit.cost.hub_requests)
+    done = store_audits(store, Stamp(night.audit_id, night.night, datetime.now(UTC)), batch, done)
+    return _report(done, len(planned), time.monotonic() - started)
 
 
 def summarise(night: Night) -> dict[str, Any]:
     """Return the night in figures, as far as it has come, from its parts alone: so it is right after a restart too."""
     store = open_store(night.store)
     costs = ("hub_requests", "cdn_requests", "bytes_read")
-    audits = read_columns(store, "audits", night.night, night.audit_id, ("status", *costs))
+    audits = _written(night, ("status", *costs))
     return {
         **plan_facts(store, night.night),
         "audited": len(audits),
@@ -214,54 +207,70 @@ def end_night(night: Night, summary: dict[str, Any]) -> MergeReport:
     return merge_night(store, night.night)
 
 
-def _wanted(crawl: Crawl) -> Iterator[Listing | Refusal]:
-    """Yield every repo that the sources name, once, without those that opted out."""
-    seen: set[str] = set()
-    for item in _listed(crawl):
-        if item.repo_id not in seen and not any(
-            fnmatch.fnmatchcase(item.repo_id, pattern) for pattern in crawl.opt_out
-        ):
-            seen.add(item.repo_id)
-            yield item
+@cache
+def _learned(origin: Origin, token: str | None, share: float) -> Learned:
+    return Learned(Pace(share))
 
 
-def _listed(crawl: Crawl) -> Iterator[Listing | Refusal]:
-    yield from describe_repos(crawl.repos, crawl.hub, learned(crawl.share))
-    for query in crawl.queries:
-        yield from list_models(crawl.hub, query, learned(crawl.share))
+def _written(night: Night, columns: Sequence[str]) -> pa.Table:
+    """Return some columns of the audits that the night has written so far."""
+    return read_columns(open_store(night.store), "audits", night.night, night.audit_id, columns)
 
 
-def _candidate(item: Listing | Refusal) -> Row:
-    if isinstance(item, Refusal):
-        return {"repo_id": item.repo_id, "sha": None, "status": item.status, "reason": item.reason}
-    if item.disabled:
-        return {"repo_id": item.repo_id, "sha": item.sha, "status": "disabled", "reason": "the Hub's listing says so"}
-    digest = {key: item.config[key] for key in DIGEST_KEYS if key in item.config} if item.config else None
-    return {
-        "repo_id": item.repo_id,
-        "sha": item.sha,
-        "files": [{"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in item.files],
-        "config": orjson.dumps(digest).decode() if digest is not None else None,
-        "private": item.private,
-        "gated": item.gated,
-    }
-
-
-def _listing(row: Row) -> Listing:
-    return Listing(
-        repo_id=row["repo_id"],
-        sha=row["sha"],
-        files=tuple(RepoFile(**file) for file in row["files"] or ()),
-        config=orjson.loads(row["config"]) if row["config"] is not None else None,
-        private=row["private"],
-        gated=row["gated"],
+def _audits(night: Night, crawl: Crawl, listings: Sequence[Listing], budget: Budget) -> AsyncIterator[Audit]:
+    options = replace(crawl.read, registry=load_registry() if crawl.use_registry else None)
+    return audit_models(
+        listings,
+        crawl.hub,
+        options,
+        concurrency=crawl.concurrency,
+        learned=learned(crawl),
+        budget=budget,
+        shelf=shelf_of(night.store, night.audit_id),
     )
 
 
-def _refused(row: Row) -> Audit:
-    return Audit(Listing(row["repo_id"], row["sha"]), Reading(row["status"], row["reason"], None))
+def _report(done: Sequence[Audit], planned: int, seconds: float) -> BatchReport:
+    costs = [audit.cost for audit in done]
+    cost = Cost(
+        sum(cost.hub_requests for cost in costs),
+        sum(cost.cdn_requests for cost in costs),
+        sum(cost.bytes_read for cost in costs),
+        seconds,
+    )
+    return BatchReport(dict(Counter(audit.reading.status for audit in done)), planned - len(done), cost)
 
 
-def _chunks(items: Iterable[Listing | Refusal], size: int) -> Iterator[list[Listing | Refusal]]:
-    iterator = iter(items)
-    return iter(lambda: list(islice(iterator, size)), [])
+def _tell(crawl: Crawl, audited: int, hub_requests: int) -> None:
+    """Log that models were audited, with what a progress line needs."""
+    figures = {"audited": audited, "hub_requests": hub_requests, "quota": learned(crawl).pace.quota(FILES)}
+    log.info("audited %d", audited, extra=figures)
+
+
+def _plan_piece(plan: PlanWriter, chooser: Chooser, found: Sequence[Listing | Refusal], room: int) -> Counter[str]:
+    """Add to the plan those of some listed repos that are to be audited, as far as there is room; return the counts."""
+    shas = pa.array([item.sha if isinstance(item, Listing) else None for item in found], pa.string())
+    choice = chooser.choose(pa.table({"repo_id": [item.repo_id for item in found], "sha": shas}))
+    by_id = {item.repo_id: item for item in found}
+    chosen = choice.audit.slice(0, room)
+    items = [by_id[repo_id] for repo_id in chosen["repo_id"].to_pylist()]
+    rows = rows_to_table([candidate_row(item) for item in items], CANDIDATES, "plan")
+    plan.add(rows.append_column("why", chosen["why"]))
+    expected = sum(map(requests_expected, items))
+    return Counter(listed=len(found), unchanged=choice.unchanged, waiting=choice.waiting, requests_expected=expected)
+
+
+def _wanted(crawl: Crawl) -> Iterator[Listing | Refusal]:
+    """Yield every repo that the sources name, once, without those that opted out."""
+    seen = Seen()
+    for found in pieces(_listed(crawl), PIECE_REPOS):
+        for position in seen.first_of([item.repo_id for item in found]):
+            item = found[position]
+            if not any(fnmatch.fnmatchcase(item.repo_id, pattern) for pattern in crawl.opt_out):
+                yield item
+
+
+def _listed(crawl: Crawl) -> Iterator[Listing | Refusal]:
+    yield from describe_repos(crawl.repos, crawl.hub, learned(crawl))
+    for query in crawl.queries:
+        yield from list_models(crawl.hub, query, learned(crawl))

@@ -18,26 +18,25 @@ from storage.database import BuildReport, build
 from storage.merge import MergeReport
 from storage.store import open_store
 from tasks import night as stages
+from tasks import publishing, renewal
 from tasks.batch import Budget
 from tasks.night import BatchReport, Crawl, Night
-from tasks.publishing import publish
-from tasks.renewal import renew
+
+
+@task(name="renew conclusions", cache_policy=NO_CACHE, persist_result=False)
+async def renew(night: Night) -> int:
+    """Conclude by today's method what an older one concluded, without a request."""
+    return await asyncio.to_thread(renewal.renew, night)
 
 
 @task(name="list and plan", cache_policy=NO_CACHE, persist_result=False)
-async def plan_night(night: Night, crawl: Crawl) -> None:
+async def plan(night: Night, crawl: Crawl) -> None:
     """List the Hub and plan what the store has no answer for."""
     await asyncio.to_thread(stages.plan_night, night, crawl)
 
 
-@task(name="renew conclusions", cache_policy=NO_CACHE, persist_result=False)
-async def renew_conclusions(night: Night) -> int:
-    """Conclude by today's method what an older one concluded, without a request."""
-    return await asyncio.to_thread(renew, night)
-
-
 @task(name="audit batch", task_run_name="audit batch {batch}", cache_policy=NO_CACHE, persist_result=False)
-async def audit_batch(night: Night, crawl: Crawl, batch: int, budget: Budget) -> BatchReport:
+async def audit(night: Night, crawl: Crawl, batch: int, budget: Budget) -> BatchReport:
     """Audit the models of one batch and write its parts."""
     return await stages.audit_batch(night, crawl, batch, budget)
 
@@ -49,12 +48,12 @@ async def rebuild(night: Night) -> BuildReport:
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-async def publish_site(night: Night, hub_url: str | None) -> Path:
+async def publish(night: Night, hub_url: str | None) -> str | Path:
     """Write the leaderboard as a site."""
-    return await asyncio.to_thread(publish, night.store, datetime.now(UTC), hub_url)
+    return await asyncio.to_thread(publishing.publish, night.store, datetime.now(UTC), hub_url)
 
 
 @task(name="end of night", cache_policy=NO_CACHE, persist_result=False)
-async def end_night(night: Night, summary: dict[str, Any]) -> MergeReport:
+async def end(night: Night, summary: dict[str, Any]) -> MergeReport:
     """Mark the night as finished, then merge its parts to a few files."""
     return await asyncio.to_thread(stages.end_night, night, summary)

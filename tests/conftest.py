@@ -1,10 +1,87 @@
 """Fixtures that several test modules share."""
 
 import asyncio
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
+
+if TYPE_CHECKING:
+    from deployments.demo.standin import StandIn
+    from storage.store import Store
+    from tasks.night import Crawl
+    from tests.s3_server import S3Server
+
+
+@pytest.fixture(scope="module")
+def running_hub(request: pytest.FixtureRequest) -> "Iterator[StandIn]":
+    """A stand-in Hub that holds the test module's REPOS and knows the tests' token."""
+    from deployments.demo.standin import StandIn
+    from tests.hub_tools import TOKEN
+
+    with StandIn(request.module.REPOS, token=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture
+def hub(running_hub: "StandIn") -> "StandIn":
+    """The test module's Hub: without a fault, a limit or a request so far."""
+    from tests.hub_tools import healthy
+
+    return healthy(running_hub)
+
+
+@pytest.fixture
+def own_hub(own_home) -> "Iterator[StandIn]":
+    """A stand-in Hub of the test's own, with six small models, which the test may change."""
+    from deployments.demo.standin import StandIn
+    from tests.nights import repos
+
+    with StandIn(repos()) as running:
+        yield running
+
+
+@pytest.fixture
+def crawl(own_hub: "StandIn") -> "Crawl":
+    """A crawl of all models of the test's own Hub."""
+    from tests.nights import crawl_with
+
+    return crawl_with(own_hub, sources=({"top": 100},))
+
+
+@pytest.fixture
+def location(tmp_path: Path) -> str:
+    """Where a store may be made."""
+    return str(tmp_path / "store")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> "Store":
+    """A store that nothing was written to yet."""
+    from storage.store import open_store
+
+    return open_store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def s3() -> "Iterator[S3Server]":
+    """A server of the S3 protocol on loopback, with a bucket `tests`."""
+    from tests.s3_server import S3Server
+
+    with S3Server() as server:
+        server.create_bucket("tests")
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: "S3Server", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where a store may be made in a bucket; the environment is that of a user of the server."""
+    for name, value in {**s3.environment(), "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://tests/{uuid4().hex}"
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +126,19 @@ def demo_store(models, tmp_path_factory) -> Path:
     build(open_store(store))
     stages.end_night(night, stages.summarise(night))
     return store
+
+
+@pytest.fixture(scope="session")
+def shared_prefect_home(tmp_path_factory) -> Path:
+    """One Prefect database for all tests that start a server: to create it takes longer than most tests."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture
+def prefect_home(own_home, shared_prefect_home, monkeypatch) -> Path:
+    """A home of the test's own, but for Prefect's database."""
+    monkeypatch.setenv("PREFECT_HOME", str(shared_prefect_home))
+    return shared_prefect_home
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ TOKEN = "hf_secret_of_the_tests"
 WEIGHTS = "model.safetensors"
 DATA = random.Random(0).randbytes(300_000)
 CONFIG = b'{"model_type": "tiny"}'
+HEAD, MIDDLE, TAIL = Fetch(WEIGHTS, 0, 1_000), Fetch(WEIGHTS, 100_000, 100_512), Fetch(WEIGHTS, 299_000, 300_000)
+ODD, ODD_PATH, COMMIT = Listing("acme/odd", "a" * 40), f"/acme/odd/resolve/{'a' * 40}/x", {"X-Repo-Commit": "a" * 40}
 
 
 class Clock:
@@ -60,6 +62,11 @@ def healthy(hub: StandIn) -> StandIn:
         setattr(hub.switches, name, value)
     hub.clear()
     return hub
+
+
+def asked(hub: StandIn) -> list[tuple[str, int]]:
+    """Return (origin, status) of each request so far."""
+    return [(request.origin, request.status) for request in hub.requests]
 
 
 def listed(repo: StandInRepo, **facts: Any) -> Listing:

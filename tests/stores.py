@@ -5,6 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from storage.nights import writing_plan
+from storage.rows import rows_to_table
+from storage.schema import CANDIDATES
+from storage.store import Store
+
 NIGHT = date(2026, 11, 1)
 AUDITED_AT = datetime(2026, 11, 1, 3, tzinfo=UTC)
 
@@ -12,6 +17,12 @@ AUDITED_AT = datetime(2026, 11, 1, 3, tzinfo=UTC)
 def night_after(nights: int) -> date:
     """The night so many nights after NIGHT."""
     return NIGHT + timedelta(nights)
+
+
+def write_plan(store: Store, night: date, rows: list[dict[str, Any]], facts: dict[str, Any], batch_models=500) -> None:
+    """Write a night's plan at once."""
+    with writing_plan(store, night, batch_models, facts) as plan:
+        plan.add(rows_to_table(rows, CANDIDATES, "plan"))
 
 
 def audit(repo_id: str, sha: str | None = "s1", **facts: Any) -> dict[str, Any]:

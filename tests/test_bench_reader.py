@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("fsspec", reason="HfFileSystem is built on it")
 
 from benchmarks import reader_night
+from benchmarks.reader_bounds import bounds_table
 from benchmarks.reader_cells import READERS, Bench, Case, Result, check_values
 from benchmarks.reader_child import digest_of_audit
 from benchmarks.reader_process import Child
@@ -14,9 +15,9 @@ from tasks.core.records import Audit, Listing, Reading
 REQUESTS = ("api", "resolvers", "cdn")
 
 
-def result(reader="ours", digests=("a",), **counts):
-    sample = {"digests": digests, "api": 0, "resolvers": 1, "cdn": 2, **counts}
-    return Result(Case("tiny", "final", 0), reader, 10**6, alone=[sample])
+def result(reader="ours", digests=("a",), row="tiny/final", latency_ms=0, **counts):
+    sample = {"digests": digests, "api": 0, "resolvers": 1, "cdn": 2, "wall_s": 0.15, **counts}
+    return Result(Case(*row.split("/"), latency_ms), reader, 10**6, alone=[sample])
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def single(bench):
 
 @pytest.fixture(scope="module")
 def sharded(bench):
-    readers = ["ours", "told", "headers", "plain loop"]
+    readers = ["ours", "ours by the index", "told", "headers", "plain loop"]
     return {found.reader: found for found in bench.run_case(Case("tiny-sharded", "all", 0), readers, rounds=1)}
 
 
@@ -52,7 +53,7 @@ def digests_of(found):
 def test_every_reader_comes_to_the_same_values_of_the_final_norm(single):
     [value] = digests_of(single["ours"])
     assert {name: digests_of(found) for name, found in single.items()} == {
-        name: set() if name == "headers" else {value} for name in READERS
+        name: set() if name.startswith("headers") else {value} for name in READERS
     }
 
 
@@ -64,8 +65,11 @@ def test_every_reader_comes_to_the_same_values_of_all_norms_of_a_sharded_model(s
 def test_requests_for_the_final_norm_of_one_file_are_those_that_each_reader_needs(single):
     assert {name: requests_of(found) for name, found in single.items()} == {
         "ours": (0, 1, 2),  # one address, two ranges of it
+        "ours again": (0, 1, 2),
+        "ours by the index": (0, 1, 2),
         "told": (0, 1, 2),
         "headers": (0, 2, 1),
+        "headers in threads": (0, 2, 1),
         "files in sequence": (2, 1, 1),  # the readahead takes in the whole of so small a file
         "files in threads": (2, 3, 3),
         "plain loop": (0, 2, 2),
@@ -79,10 +83,8 @@ def test_many_models_at_once_cost_each_what_one_costs_alone(single):
 
 
 def test_all_norms_of_a_sharded_model_take_one_address_a_file_and_the_loop_one_a_range(sharded):
-    assert requests_of(sharded["ours"])[:2] == (
-        0,
-        2 + 2,
-    )  # the index by way of the Hub's cache, two shards with norms
+    assert requests_of(sharded["ours"])[:2] == (1, 2)  # the digest of headers, two shards with norms
+    assert requests_of(sharded["ours by the index"])[:2] == (0, 2 + 2)  # the index by way of the Hub's cache
     assert requests_of(sharded["plain loop"])[1] == 2 + requests_of(sharded["plain loop"])[2]
 
 
@@ -92,6 +94,24 @@ def test_the_tables_name_every_reader_and_what_was_read(single):
         assert name in readers_table(found)
         assert name in quota_table(found)
     assert f"{single['ours'].each('bytes'):,.0f}" in read_table(found)
+
+
+def test_the_bounds_judge_what_was_measured():
+    bounds = bounds_table(
+        [result("ours", row="7B/final", latency_ms=50), result("files in sequence", row="7B/all", latency_ms=50),
+         result("ours", row="7B/all", latency_ms=50, wall_s=0.3)],
+        {"final": [{"models": 100, "wall_s": 1.0, "cpu_s": 0.3}]},
+    )  # fmt: skip
+    met = {cells[1].strip(): cells[-2].strip() for line in bounds.splitlines()[2:] if (cells := line.split("|"))}
+    assert met == {
+        "Hub requests, final norm, 7B": "yes",
+        "one 7B, final norm: wall time by latency": "yes",
+        "one 7B, all 65 norms: wall time by latency": "no",
+        "against HfFileSystem in sequence, 7B, all norms: faster": "no",
+        "against HfFileSystem in sequence, 7B, all norms: fewer Hub requests": "no",
+        "whole pipeline, 7B, final: models/s": "no",
+        "whole pipeline, 7B, final: CPU ms a model": "yes",
+    }
 
 
 def test_a_night_audits_what_the_hub_lists_at_the_cost_of_the_reader_alone(hub, own_home, monkeypatch):

@@ -19,7 +19,7 @@ from flows.cli import app
 from storage.database import open_database
 from storage.store import open_store
 from tests.checkpoints import GPT2_CONFIG, LLAMA_CONFIG, gpt2, llama, raw_file, safetensors_file
-from tests.test_stages import repo
+from tests.nights import repo
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "hf_secret_of_the_tests"

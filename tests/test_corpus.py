@@ -45,8 +45,16 @@ def test_the_registry_only_makes_answers_better(architectures):
     blindly, knowing = score(architectures), score(architectures, registry=load_registry())
     assert knowing.final >= blindly.final
     assert knowing.kind >= blindly.kind
-    assert knowing.counts["kind WRONG"] == 0, knowing.wrong
-    assert knowing.sites >= 0.99
+
+
+@pytest.mark.parametrize("see", [dict, digest])
+def test_architectures_that_were_measured_are_known_from_a_config_or_its_digest(architectures, see):
+    result = score(architectures, see, load_registry())
+    assert result.final >= 0.985, result.wrong
+    assert result.kind >= 0.985, result.wrong
+    assert result.counts["kind WRONG"] == 0, result.wrong
+    assert result.parameterisation >= 0.99, result.wrong
+    assert (result.sites, result.counts["site WRONG"]) == (1, 0)
 
 
 def test_nearly_every_norm_of_an_architecture_is_found_and_right(architectures):

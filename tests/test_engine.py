@@ -35,18 +35,6 @@ with prefect_api() as url:
 """
 
 
-@pytest.fixture(scope="module")
-def shared_home(tmp_path_factory):
-    """One Prefect database for all tests here: to create it takes longer than the test itself."""
-    return tmp_path_factory.mktemp("prefect")
-
-
-@pytest.fixture
-def prefect_home(own_home, shared_home, monkeypatch):
-    monkeypatch.setenv("PREFECT_HOME", str(shared_home))
-    return shared_home
-
-
 def children_of(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

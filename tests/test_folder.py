@@ -96,7 +96,7 @@ def test_of_a_file_without_a_header_only_the_beginning_is_read(tmp_path):
         file.write((99_000_000).to_bytes(8, "little"))
         file.truncate(100_000_000)
     audit = audit_folder(str(tmp_path), ReadOptions())
-    assert audit.reading.status == "too_large"
+    assert audit.reading.status == "bad_file"
     assert audit.cost.bytes_read <= 2 * HEADLESS_BYTES
 
 

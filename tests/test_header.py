@@ -9,16 +9,13 @@ from safetensors import SafetensorError, deserialize
 
 from tasks.core.errors import AuditError, BadFile, TooLarge
 from tasks.core.header import MAX_HEADER_BYTES, header_bytes, parse_header, parse_index
+from tests.bad_files import BAD, entry
 from tests.checkpoints import gpt2, raw_file, safetensors_file
 
 WHERE = "org/name/model.safetensors"
 
 
 INDEX_MAP = {"a": "model-00001-of-00001.safetensors"}
-
-
-def entry(shape=(2,), offsets=(0, 8), dtype="F32"):
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
 def parse(file: bytes):
@@ -55,66 +52,6 @@ def test_of_many_names_the_one_that_is_given_twice_is_found_by_looking_at_each_o
     names = [b"%d" % i for i in range(50_000)] + [b"twice", b"twice"]
     with pytest.raises(BadFile, match="'twice' is given twice"):
         parse(raw_file(b"{" + b",".join(pair % name for name in names) + b"}"))
-
-
-BAD = {
-    "no elements, one dimension of 2^63": raw_file({"a": entry((0, 2**63), (0, 0))}),
-    "one dimension of 2^63, no elements": raw_file({"a": entry((2**63, 0), (0, 0))}),
-    "empty file": b"",
-    "seven bytes": b"\x08\0\0\0\0\0\0",
-    "length 0": struct.pack("<Q", 0) + b"{}",
-    "length beyond the file": struct.pack("<Q", 1000) + b"{}",
-    "length 10^8 + 1": struct.pack("<Q", 10**8 + 1) + b"{}",
-    "length 2^63": struct.pack("<Q", 2**63) + b"{}",
-    "length 2^64 - 1": struct.pack("<Q", 2**64 - 1) + b"{}",
-    "an HTML page": b"<!DOCTYPE html><html><body>Not found</body></html>",
-    "an LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
-    "a byte order mark": raw_file(b"\xef\xbb\xbf{}"),
-    "bad UTF-8": raw_file(b'{"a\xff":{}}'),
-    "a lone surrogate": raw_file(b'{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', b"\0" * 8),
-    "JSON nested 2,000 deep": raw_file(b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}"),
-    "JSON nested 200,000 deep": raw_file(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"),
-    "JSON cut short": raw_file(b'{"a":'),
-    "a list": raw_file([]),
-    "not an object first": raw_file(b' {"a":1}'),
-    "a name twice": raw_file(
-        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
-        b"\0" * 8,
-    ),
-    "a name twice, once escaped": raw_file(
-        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"\\u0061":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
-        b"\0" * 8,
-    ),
-    "a key twice within a tensor": raw_file(
-        b'{"a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}}', b"\0" * 8
-    ),
-    "overlap": raw_file({"a": entry(), "b": entry(offsets=(4, 12))}, b"\0" * 12),
-    "hole": raw_file({"a": entry(), "b": entry(offsets=(12, 20))}, b"\0" * 20),
-    "hole before the first": raw_file({"a": entry(offsets=(8, 16))}, b"\0" * 16),
-    "end before begin": raw_file({"a": entry(offsets=(8, 0))}, b"\0" * 8),
-    "negative offset": raw_file({"a": entry(offsets=(-8, 0))}, b"\0" * 8),
-    "float offset": raw_file(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0.0,8.0]}}', b"\0" * 8),
-    "string offset": raw_file({"a": entry(offsets=("0", "8"))}, b"\0" * 8),
-    "bool offset": raw_file({"a": entry(shape=(), offsets=(False, 4))}, b"\0" * 4),
-    "offset 2^64": raw_file({"a": entry(offsets=(0, 2**64))}, b"\0" * 8),
-    "three offsets": raw_file({"a": entry(offsets=(0, 8, 8))}, b"\0" * 8),
-    "offset past the end": raw_file({"a": entry(shape=(4,), offsets=(0, 16))}, b"\0" * 8),
-    "bytes behind the last": raw_file({"a": entry()}, b"\0" * 9),
-    "overflowing shape": raw_file({"a": entry(shape=(2**32, 2**32), offsets=(0, 0))}),
-    "overflowing shape, times zero": raw_file({"a": entry(shape=(2**40, 2**40, 0), offsets=(0, 0))}),
-    "negative dimension": raw_file({"a": entry(shape=(-2,))}, b"\0" * 8),
-    "shape no list": raw_file({"a": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}}, b"\0" * 8),
-    "wrong size": raw_file({"a": entry(shape=(3,))}, b"\0" * 8),
-    "half a byte": raw_file({"a": entry(shape=(3,), offsets=(0, 1), dtype="F4")}, b"\0"),
-    "unknown dtype": raw_file({"a": entry(dtype="F33")}, b"\0" * 8),
-    "lower-case dtype": raw_file({"a": entry(dtype="f32")}, b"\0" * 8),
-    "dtype no string": raw_file({"a": entry(dtype=32)}, b"\0" * 8),
-    "metadata of numbers": raw_file({"__metadata__": {"a": 1}, "a": entry()}, b"\0" * 8),
-    "metadata no object": raw_file({"__metadata__": [], "a": entry()}, b"\0" * 8),
-    "a tensor that is no object": raw_file({"a": 7}),
-    "a field missing": raw_file({"a": {"dtype": "F32", "shape": [2]}}),
-    "a field too many": raw_file({"a": {**entry(), "x": 1}}, b"\0" * 8),
-}
 
 
 @pytest.mark.parametrize("file", BAD.values(), ids=BAD.keys())

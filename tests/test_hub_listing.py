@@ -19,25 +19,25 @@ from tasks.core.errors import Failed
 from tasks.core.records import Listing, RepoFile
 from tasks.hub import HubOptions, Learned, ListingQuery, Pace, list_models
 from tasks.hub.entries import is_repo_id, listing_of
-from tests.hub_tools import TOKEN, Answer, Clock, healthy, scripted, tiny
+from tests.hub_tools import TOKEN, Answer, Clock, scripted, tiny
 
-REPOS = [tiny(f"acme/m{n}", downloads=100 - n, likes=n, tags=(f"t{n % 2}",)) for n in range(5)]
-HIDDEN = tiny("other/hidden", private=True, downloads=1_000)
+PUBLIC = [tiny(f"acme/m{n}", downloads=100 - n, likes=n, tags=(f"t{n % 2}",)) for n in range(5)]
+REPOS = [*PUBLIC, tiny("other/hidden", private=True, downloads=1_000)]
 SHA = "a" * 40
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[StandIn]:
-    with StandIn([*REPOS, HIDDEN], token=TOKEN) as hub:
-        yield hub
+@pytest.fixture(autouse=True, scope="module")
+def session() -> Iterator[None]:
+    """Leave no connection of huggingface_hub's own session behind."""
+    yield
     close_session()
 
 
 @pytest.fixture
-def hub(running: StandIn) -> StandIn:
-    healthy(running)
-    running.switches.page_size = 2
-    return running
+def hub(hub: StandIn) -> StandIn:
+    """The module's Hub, with pages of two repos."""
+    hub.switches.page_size = 2
+    return hub
 
 
 def listing(
@@ -59,7 +59,7 @@ def page(*entries: object, next_url: str | None = None) -> Answer:
 
 
 def test_all_pages_are_walked_in_order(hub: StandIn) -> None:
-    assert ids(listing(hub.endpoint)) == [repo.repo_id for repo in REPOS]
+    assert ids(listing(hub.endpoint)) == [repo.repo_id for repo in PUBLIC]
     assert len(hub.requests) == 3
 
 
@@ -93,7 +93,7 @@ def test_one_page_tells_all_that_a_crawl_needs_to_know(hub: StandIn) -> None:
     repo = next(listing(hub.endpoint, ListingQuery(search="m1")))
     assert repo == Listing(
         repo_id="acme/m1",
-        sha=REPOS[1].sha,
+        sha=PUBLIC[1].sha,
         files=(RepoFile("model.safetensors"), RepoFile("config.json")),
         config={"model_type": "tiny"},
         author="acme",

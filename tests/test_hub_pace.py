@@ -166,7 +166,7 @@ def test_the_last_requests_of_a_quota_are_spread_over_what_is_left_of_the_window
     turn.ask()
     turn.answered({"RateLimit": '"api";r=11;t=99', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'})
     assert pace.turn("api").ask() == 0.0
-    assert pace.turn("api").ask() == pytest.approx(100 / 11)
+    assert pace.turn("api").ask() == pytest.approx(98 / 11)  # t is in whole seconds, and may be a second old
 
 
 def test_only_one_request_is_under_way_until_the_first_answer() -> None:

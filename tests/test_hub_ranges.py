@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,10 +11,11 @@ from deployments.demo.standin import Fault, StandIn
 from tasks.core.errors import AuditError, BadFile, Failed, TooLarge
 from tasks.core.reading import Plan
 from tasks.core.records import Chunk, Fetch, Listing
-from tests.hub_tools import CONFIG, DATA, WEIGHTS, Answer, Client, healthy, huge, listed, read, scripted, tiny
+from tests.hub_tools import CONFIG, DATA, WEIGHTS, Answer, Client, huge, listed, read, scripted, tiny
 
 TINY, HUGE, EMPTY = tiny(), huge(), StandInRepo("acme/empty", {WEIGHTS: BytesContent(b"")})
 SPELT = StandInRepo("acme/spelt", {"a b/c#d?é.safetensors": BytesContent(DATA)})
+REPOS = [TINY, HUGE, EMPTY, SPELT]
 HEAD, MIDDLE = Fetch(WEIGHTS, 0, 65_536), Fetch(WEIGHTS, 100_000, 100_512)
 SIZE = len(DATA)
 PASSING = [
@@ -34,17 +34,6 @@ PASSING = [
     "gzip_body",
     "url_expired",
 ]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[StandIn]:
-    with StandIn([TINY, HUGE, EMPTY, SPELT]) as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(running: StandIn) -> StandIn:
-    return healthy(running)
 
 
 def failure(hub: StandIn, fault: str, fetch: Fetch = MIDDLE, times: int | None = None, **options: object) -> AuditError:

@@ -49,6 +49,25 @@ QWEN_VL = (
     *biased("transformer.visual.transformer.resblocks.#.ln_1", "transformer.visual.ln_post"),
     *matrices("transformer.visual.transformer.resblocks.#.attn.out_proj"),
 )
+MOLMO = (
+    *plain("model.transformer.blocks.#.attn_norm", "model.transformer.blocks.#.ff_norm", "model.transformer.ln_f"),
+    *matrices("model.transformer.blocks.#.att_proj", "model.transformer.blocks.#.ff_proj"),
+)
+NEMOTRON_H = (
+    *plain("backbone.layers.#.norm", "backbone.norm_f"),
+    "backbone.layers.#.mixer.A_log 8",
+    *matrices("backbone.layers.#.mixer.in_proj", "backbone.layers.#.mixer.out_proj"),
+)
+CLIP_AND_UMT5 = (
+    *biased("clip.blocks.#.norm1", "clip.blocks.#.norm2", "clip.post_norm"),
+    *matrices("clip.blocks.#.attn.to_qkv", "clip.blocks.#.mlp.0"),
+    *plain("t5.blocks.#.norm1", "t5.blocks.#.norm2", "t5.norm"),
+    *matrices("t5.blocks.#.attn.q", "t5.blocks.#.ffn.gate.0", "t5.blocks.#.ffn.fc1"),
+)
+RESNET = (
+    *(f"{bn}.{leaf} 8" for bn in ("bn1", "layer1.#.bn1") for leaf in ("weight", "bias", "running_mean", "running_var")),
+    *("conv1.weight 8 3 7 7", "layer1.#.conv1.weight 8 8 3 3", "fc.weight 10 8", "fc.bias 10"),
+)
 T5 = (
     *plain("encoder.block.#.layer.0.layer_norm", "encoder.final_layer_norm"),
     *matrices(
@@ -73,6 +92,8 @@ CASES = {
     "Qwen-VL: one name, two kinds": (QWEN_VL, {"layer_norm_epsilon": 1e-6}, "rmsnorm"),
     "ChatGLM: said by a flag": (CHATGLM, {"rmsnorm": True, "layernorm_epsilon": 1e-5}, "rmsnorm"),
     "ChatGLM: said by a flag not to be": (CHATGLM, {"rmsnorm": False}, "layernorm"),
+    "Molmo: an RMSNorm called ln_f": (MOLMO, {"layer_norm_type": "rms", "layer_norm_eps": 1e-6}, "rmsnorm"),
+    "Nemotron-H: mixers, whatever the epsilon is called": (NEMOTRON_H, {"layer_norm_epsilon": 1e-5}, "rmsnorm"),
     "T5: its layout": (T5, {"layer_norm_epsilon": 1e-6}, "rmsnorm"),
     "Cohere: one norm per layer": (COHERE, {"layer_norm_eps": 1e-5}, "layernorm"),
     "Cohere without a config": (COHERE, None, "unknown"),
@@ -118,6 +139,18 @@ def test_one_name_is_of_two_kinds_in_two_towers():
     kinds = kinds_of(QWEN_VL, {"layer_norm_epsilon": 1e-6})
     assert kinds["transformer.h.1.ln_1"] == "rmsnorm"
     assert kinds["transformer.visual.transformer.resblocks.1.ln_1"] == "layernorm"
+
+
+def test_norms_of_one_name_beside_each_other_have_each_their_own_kind():
+    kinds = kinds_of(CLIP_AND_UMT5, {"clip": {"layer_norm_eps": 1e-5}, "t5": {"rms_norm_eps": 1e-6}})
+    assert kinds["clip.blocks.0.norm1"] == "layernorm"
+    assert kinds["t5.blocks.0.norm1"] != "layernorm"
+
+
+def test_a_network_of_batch_norms_has_no_norm_of_a_transformer():
+    answer = classify(checkpoint(*RESNET), None)
+    assert {norm.kind for norm in answer.norms} == {"batchnorm"}
+    assert answer.norm_kind == "batchnorm"
 
 
 def test_a_nested_config_speaks_for_its_own_tower():

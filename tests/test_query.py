@@ -21,12 +21,12 @@ from flows.query import select as choose
 from flows.results import write_result
 from storage.database import build
 from storage.lease import hold_lease
-from storage.nights import finish_night, write_plan
+from storage.nights import finish_night
 from storage.parts import write_batch
 from storage.store import open_store
 from tasks.core.rows import merge_rows
 from tasks.site import COLUMNS as SITE_COLUMNS
-from tests.stores import NIGHT, audit, listing, model, night_after
+from tests.stores import NIGHT, audit, listing, model, night_after, write_plan
 from tests.test_cli import ROOT, normaudit, objects, process
 
 COLUMNS = [

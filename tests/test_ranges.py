@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.errors import TooLarge
-from tasks.core.ranges import MAX_SCALE_BYTES, ByteRange, check_scale_size, cut, plan_ranges
+from tasks.core.ranges import MAX_SCALE_BYTES, ByteRange, Pieces, check_scale_size, plan_ranges
 from tasks.core.records import TensorSpec
 
 
@@ -45,14 +45,28 @@ def test_every_tensor_lies_whole_in_some_range_and_nothing_is_read_for_no_tensor
 @given(specs, st.integers(0, 500))
 def test_what_was_planned_and_read_gives_each_tensor_its_bytes(wanted, gap):
     file = bytes(i % 251 for i in range(6000))
-    pieces = {piece: file[piece.start : piece.stop] for piece in plan_ranges(wanted, gap)}
+    pieces = Pieces()
+    for piece in plan_ranges(wanted, gap):
+        pieces.add(piece.start, file[piece.start : piece.stop])
     for tensor in wanted:
         if tensor.stop_byte > tensor.start_byte:
-            assert cut(tensor, pieces) == file[tensor.start_byte : tensor.stop_byte]
+            assert pieces.cut(tensor) == file[tensor.start_byte : tensor.stop_byte]
 
 
 def test_a_piece_that_came_short_does_not_serve_a_tensor_beyond_it():
-    assert cut(spec(0, 10), {ByteRange(0, 10): b"12345"}) is None
+    pieces = Pieces()
+    pieces.add(0, b"12345")
+    assert pieces.cut(spec(0, 10)) is None
+
+
+def test_of_pieces_that_overlap_any_serves_that_holds_the_tensor_whole():
+    file = bytes(range(100))
+    pieces = Pieces()
+    for start, stop in ((0, 60), (20, 30), (40, 100)):
+        pieces.add(start, file[start:stop])
+    assert pieces.cut(spec(25, 50)) == file[25:50]
+    assert pieces.cut(spec(45, 99)) == file[45:99]
+    assert pieces.cut(spec(30, 70)) is None
 
 
 def test_a_norm_of_ten_gigabytes_is_not_read():

@@ -13,46 +13,12 @@ from tasks.core.header import FIRST_READ_BYTES
 from tasks.core.reading import MAX_SHARDS, ReadOptions, read_checkpoint
 from tasks.core.records import Chunk, Listing, Norm, RepoFile
 from tests.checkpoints import GPT2_CONFIG, LLAMA_CONFIG, gpt2, llama, raw_file, safetensors_file
-
-
-def follow(files, config=None, **options):
-    """Run the plan on these files; return its reading and the fetches it made, one list a round."""
-    listing = Listing("org/name", "0" * 40, tuple(RepoFile(path) for path in files), config)
-    plan, rounds = read_checkpoint(listing, ReadOptions(**options)), []
-    try:
-        fetches = next(plan)
-        while True:
-            rounds.append(fetches)
-            fetches = plan.send(tuple(answer(files, fetch) for fetch in fetches))
-    except StopIteration as done:
-        return done.value, rounds
-
-
-def answer(files, fetch):
-    if fetch.path not in files:
-        return NotFound(f"org/name/{fetch.path}: no such file")
-    data = files[fetch.path]
-    if isinstance(data, AuditError):
-        return data
-    return Chunk(data[fetch.start : fetch.stop], len(data))
+from tests.plans import follow, main_norm, sharded
 
 
 def wide_gpt2(layers=4):
     """A GPT-2 whose final norm lies far beyond the first read."""
     return gpt2(dim=128, layers=layers)
-
-
-def sharded(tensors, at):
-    names = list(tensors)
-    shards = {"model-00001-of-00002.safetensors": names[:at], "model-00002-of-00002.safetensors": names[at:]}
-    index = {"metadata": {}, "weight_map": {name: shard for shard, part in shards.items() for name in part}}
-    files = {shard: safetensors_file({name: tensors[name] for name in part}) for shard, part in shards.items()}
-    return {"model.safetensors.index.json": json.dumps(index).encode(), **files}
-
-
-def main_norm(reading):
-    [main] = [read for read in reading.norms if read.norm.is_main]
-    return main
 
 
 def test_a_single_file_takes_one_read_of_its_head_and_one_of_its_final_norm():
@@ -86,7 +52,7 @@ def test_of_a_sharded_checkpoint_only_the_index_and_the_shard_with_the_final_nor
     tensors = wide_gpt2()
     files = sharded(tensors, at=10)
     reading, rounds = follow(files, GPT2_CONFIG)
-    assert [fetch.path for fetches in rounds for fetch in fetches] == [
+    assert [fetch.path for fetches in rounds for fetch in fetches if fetch.of == "file"] == [
         "model.safetensors.index.json",
         "model-00002-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
@@ -287,6 +253,7 @@ def many_shards(count):
     listing = Listing("org/name", None, (RepoFile("model.safetensors.index.json", len(index)),), GPT2_CONFIG)
     plan = read_checkpoint(listing, ReadOptions(norms="all", config_is_whole=True))
     next(plan)
+    plan.send((NotFound("no digest of headers here"),))
     return plan, Chunk(index, len(index))
 
 

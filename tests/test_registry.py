@@ -72,6 +72,8 @@ SHIPPED = [
     ("GPT2LMHeadModel", "h.11.ln_1", "layernorm", "plain", False, False),
     ("LlamaForCausalLM", "model.norm", "rmsnorm", "plain", True, False),
     ("Gemma2ForCausalLM", "model.norm", "rmsnorm", "one_plus", True, False),
+    ("Gemma4ForCausalLM", "model.norm", "rmsnorm", "plain", True, False),
+    ("NanoChatForCausalLM", "model.norm", "rmsnorm", None, True, False),
     ("NemotronForCausalLM", "model.norm", "layernorm", "one_plus", True, False),
     ("CohereForCausalLM", "model.norm", "layernorm", "plain", True, False),
     ("OlmoForCausalLM", "model.norm", "layernorm", None, True, False),
@@ -82,6 +84,9 @@ SHIPPED = [
     ("ViTForImageClassification", "vit.layernorm", "layernorm", "plain", True, False),
     ("ResNetForImageClassification", "resnet.embedder.embedder.normalization", "batchnorm", "plain", False, False),
     ("LlavaForConditionalGeneration", "language_model.model.norm", "rmsnorm", "plain", True, False),
+    ("MoshiDepthDecoder", "layers.5.post_attention_layernorm", "rmsnorm", "plain", True, True),
+    ("PI0ForConditionalGeneration", "model.dit.norm", "rmsnorm", "one_plus", True, False),
+    ("GraniteDoclingVisionModel", "connector.ln_out", "layernorm", "plain", True, False),
 ]
 
 json_values = st.recursive(
@@ -254,6 +259,21 @@ def test_the_shipped_file_has_one_line_per_architecture():
     text = resources.files("tasks.core").joinpath("registry.json").read_text()
     starts = [line.partition('"')[2].partition('"')[0] for line in text.splitlines() if '": {"type": ' in line]
     assert starts == list(load_registry())
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [  # what a head, or a user, reads: of an action expert, of an encoder behind another one, of an image's tokens
+        ("PI0ForConditionalGeneration", "model.dit.norm"),
+        ("UnlimitedOcrVisionModel", "vision_encoder.encoder.layers.23.layer_norm2"),
+        ("VJEPA2Model", "encoder.layernorm"),
+        ("LiltModel", "encoder.layer.11.output.LayerNorm"),
+        ("ReformerModel", "encoder.layer_norm"),
+    ],
+)
+def test_the_shipped_file_knows_the_main_norm_of_several(name, module):
+    registry = load_registry()
+    assert registry.facts(registry.find({"architectures": [name]}), module).is_main
 
 
 @pytest.mark.parametrize(("name", "module", "kind", "scale", "final", "last"), SHIPPED)

@@ -1,5 +1,6 @@
 """Norms told apart by what they do, and whole architectures built tiny, run and followed."""
 
+import inspect
 import json
 
 import pytest
@@ -9,10 +10,12 @@ from tasks.core.registry import load_registry
 torch = pytest.importorskip("torch", reason="the registry is measured with the extra `probe`")
 transformers = pytest.importorskip("transformers", reason="the registry is measured with the extra `probe`")
 
-from benchmarks.registry import as_text, assemble, in_process, logged, version  # noqa: E402
+from benchmarks.registry import as_text, assemble, in_process, logged, model_classes, version  # noqa: E402
+from tasks.model.behaviour.finals import finals_of, tower_name  # noqa: E402
 from tasks.model.behaviour.measure import measure  # noqa: E402
 from tasks.model.behaviour.norms import behaviour_of, candidates, guessed_inputs  # noqa: E402
 from tasks.model.behaviour.tiny import RECIPES, TINY_LAYERS, tiny_config  # noqa: E402
+from tasks.model.behaviour.trace import Trace, watch_norm, watch_tower  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers and torch warn of each other's changes
 
@@ -125,6 +128,47 @@ def test_a_switch_that_moves_the_final_norm_is_found():
 def test_a_class_is_measured_in_a_process_of_its_own_and_a_failure_is_a_result():
     assert in_process(transformers.GPT2LMHeadModel)["prefix"] == "transformer"
     assert in_process(object)["failed"] == "AttributeError"
+
+
+def test_a_part_that_is_not_exported_is_told_where_no_exported_class_has_its_config():
+    assert "MoshiDepthDecoder" in dict(model_classes(["moshi"]))
+    assert "Blip2QFormerModel" in dict(model_classes(["blip_2"]))
+    assert "CLIPTextTransformer" not in dict(model_classes(["clip"]))
+
+
+class Pooling(torch.nn.Module):
+    """A tower that hands out its last hidden state, normed, and what it pools from that, normed again."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.pooler = torch.nn.LayerNorm(WIDTH), torch.nn.LayerNorm(WIDTH)
+
+    def forward(self, hidden_states):
+        state = self.norm(hidden_states)
+        pooled = self.pooler(state[:, ::2] * 3 + state[:, 1::2])
+        return transformers.modeling_outputs.BaseModelOutputWithPooling(state, pooled)
+
+
+def test_of_the_norms_whose_output_a_tower_hands_out_the_last_one_is_final():
+    torch.manual_seed(0)
+    model, trace = Pooling(), Trace()
+    norms = dict(candidates(model))
+    for path, norm in norms.items():
+        norm.weight.data.uniform_(0.5, 1.5)
+        watch_norm(trace, path, norm)
+    watch_tower(trace, "", model)
+    model(torch.randn(1, 8, WIDTH))
+    assert [final.path for final in finals_of("", {"": model}, set(norms), trace)] == ["pooler"]
+
+
+@pytest.mark.parametrize(
+    ("tower", "reads"), [(transformers.ViTModel, "pixel_values"), (transformers.BertModel, "input_ids")]
+)
+def test_a_tower_is_named_by_what_it_reads(tower, reads):
+    assert reads in inspect.signature(tower.forward).parameters
+    with torch.device("meta"):
+        model = tower(tower.config_class(num_hidden_layers=1))
+    assert tower_name("first", model, has_siblings=False) == ("vision" if reads == "pixel_values" else "text")
 
 
 def test_norms_that_only_a_switch_brings_in_are_known():

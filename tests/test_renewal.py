@@ -12,7 +12,7 @@ from storage.schema import TABLES
 from storage.store import open_store
 from tasks.core.records import METHOD_VERSION
 from tasks.renewal import renew
-from tests.test_stages import TODAY, TOMORROW, audited, crawl_with, hub, run_night, store  # noqa: F401 - fixtures
+from tests.nights import TODAY, TOMORROW, audited, crawl_with, run_night
 
 CONCLUSIONS = {
     "norms": "repo_id, tower, module, kind, parameterisation, confidence, is_final, gamma_rms, dead_coordinate_count",
@@ -23,8 +23,8 @@ CONCLUSIONS = {
 
 
 @pytest.fixture
-def night(hub, store):  # noqa: F811
-    return run_night(store, crawl_with(hub, sources=({"top": 100},), norms="all"))
+def night(own_hub, location):
+    return run_night(location, crawl_with(own_hub, sources=({"top": 100},), norms="all"))
 
 
 def conclusions(location):
@@ -39,7 +39,7 @@ def conclusions(location):
 
 
 def age(location, **wrong):
-    """Make the store one that an older method has left: its version, and its wrong conclusions."""
+    """Make the location one that an older method has left: its version, and its wrong conclusions."""
     place = open_store(location).place
     for table in ("audits", "norms", "kernels", "evidence"):
         for name in live_parts(open_store(location), table):
@@ -51,10 +51,10 @@ def age(location, **wrong):
             pq.write_table(rows, place.local_path(name))
 
 
-def test_an_older_methods_conclusions_are_drawn_anew_without_a_request(hub, store, night):  # noqa: F811
-    before = conclusions(store)
+def test_an_older_methods_conclusions_are_drawn_anew_without_a_request(own_hub, location, night):
+    before = conclusions(location)
     age(
-        store,
+        location,
         integrity=["scale_not_finite", "layer_gaps"],
         kind="unknown",
         norm_kind="unknown",
@@ -62,42 +62,42 @@ def test_an_older_methods_conclusions_are_drawn_anew_without_a_request(hub, stor
         predicted_dead_dim=99,
         participation_ratio=1.0,
     )
-    assert conclusions(store) != before
-    hub.clear()
+    assert conclusions(location) != before
+    own_hub.clear()
     assert renew(night) == 6
-    after = conclusions(store)
+    after = conclusions(location)
     assert [row[4] for row in after["audits"]] == [["scale_not_finite"]] * 6  # seen in the bytes; names showed no gap
     assert [row[:4] + row[5:] for row in after["audits"]] == [row[:4] + row[5:] for row in before["audits"]]
     assert all(after[table] == before[table] for table in after if table != "audits")
-    assert hub.requests == []
+    assert own_hub.requests == []
 
 
-def test_what_is_up_to_date_is_left_alone(store, night):  # noqa: F811
+def test_what_is_up_to_date_is_left_alone(location, night):
     assert renew(night) == 0
 
 
-def test_renewed_twice_leaves_no_duplicate(store, night):  # noqa: F811
-    before = conclusions(store)
-    age(store)
-    conclusions(store)
+def test_renewed_twice_leaves_no_duplicate(location, night):
+    before = conclusions(location)
+    age(location)
+    conclusions(location)
     renew(night)
     renew(night)
-    assert conclusions(store) == before
+    assert conclusions(location) == before
 
 
-def test_a_renewed_store_has_nothing_to_read(hub, store, night):  # noqa: F811
-    age(store)
-    build(open_store(store))
+def test_a_renewed_store_has_nothing_to_read(own_hub, location, night):
+    age(location)
+    build(open_store(location))
     renew(night)
-    hub.clear()
-    later = run_night(store, crawl_with(hub, sources=({"top": 100},)), TOMORROW)
-    assert audited(store, later) == []
+    own_hub.clear()
+    later = run_night(location, crawl_with(own_hub, sources=({"top": 100},)), TOMORROW)
+    assert audited(location, later) == []
 
 
-def test_a_final_norm_whose_scale_was_never_kept_is_read_again(hub, store, night):  # noqa: F811
-    age(store, is_final=False, is_main=False, tower="elsewhere")
-    build(open_store(store))
+def test_a_final_norm_whose_scale_was_never_kept_is_read_again(own_hub, location, night):
+    age(location, is_final=False, is_main=False, tower="elsewhere")
+    build(open_store(location))
     assert renew(night) == 0
-    later = run_night(store, crawl_with(hub, sources=({"top": 100},)), TOMORROW)
-    assert len(audited(store, later)) == 6
+    later = run_night(location, crawl_with(own_hub, sources=({"top": 100},)), TOMORROW)
+    assert len(audited(location, later)) == 6
     assert night.night == TODAY == date(2026, 3, 1)

@@ -178,6 +178,21 @@ def test_a_token_never_stands_in_settings_nor_in_what_is_shown_of_them(written, 
     assert "hf_secret" not in repr(crawl_of(settings)) + repr(settings) + settings.model_dump_json()
 
 
+def test_a_night_takes_the_store_from_the_command_line_then_the_file_then_the_environment(written, monkeypatch):
+    sources = "[[sources]]\ntop = 5\n"
+    assert load_settings(written(sources)).store_location == "store"
+    monkeypatch.setenv("NORMAUDIT_STORE", "elsewhere")
+    assert load_settings(written(sources)).store_location == "elsewhere"
+    assert load_settings(written(f"store = 'here'\n{sources}")).store_location == "here"
+    assert load_settings(written(f"store = 'here'\n{sources}"), store="there").store_location == "there"
+
+
+def test_the_demo_never_writes_into_the_store_of_the_environment(written, monkeypatch):
+    monkeypatch.setenv("NORMAUDIT_STORE", "elsewhere")
+    assert load_settings(written("[[sources]]\ntop = 5\n"), endpoint="demo").store_location == "demo-store"
+    assert load_settings(written("endpoint = 'demo'\n[[sources]]\ntop = 5\n")).store_location == "demo-store"
+
+
 def test_reading_commands_find_the_store_by_variable_then_here_then_the_demos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert default_store() == "store"

@@ -29,11 +29,6 @@ while True:
 """
 
 
-@pytest.fixture
-def store(tmp_path):
-    return open_store(tmp_path / "store")
-
-
 def ask(store, query):
     with open_database(store) as database:
         return database.execute(query).fetchall()

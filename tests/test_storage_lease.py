@@ -13,7 +13,6 @@ import pytest
 
 from storage.errors import StoreError
 from storage.lease import TTL_S, hold_lease, lease_holder
-from storage.store import open_store
 
 HOLDER = """
 import sys, time
@@ -33,11 +32,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture
-def store(tmp_path):
-    return open_store(tmp_path / "store")
 
 
 @pytest.fixture

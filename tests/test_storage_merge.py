@@ -7,15 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from storage import merge
 from storage.database import build, open_database
 from storage.errors import StoreError
 from storage.merge import merge_night
-from storage.nights import finish_night, write_plan
+from storage.nights import finish_night
 from storage.parts import finished_batches, live_parts, read_columns, write_batch, write_part
 from storage.place import LocalPlace
 from storage.schema import TABLES
 from storage.store import Store, open_store
-from tests.stores import AUDITED_AT, NIGHT, audit, model, night_after
+from tests.stores import AUDITED_AT, NIGHT, audit, model, night_after, write_plan
 
 
 class PowerCut(BaseException):
@@ -92,6 +93,18 @@ def test_what_a_later_run_of_the_night_wrote_is_merged_too(store):
     assert (finished_batches(store, NIGHT, "run"), finished_batches(store, NIGHT, "later")) == ({0, 1, 2, 3}, {0})
 
 
+def test_a_part_of_any_length_is_merged_a_piece_at_a_time(store, monkeypatch):
+    monkeypatch.setattr(merge, "READ_ROWS", 10)
+    monkeypatch.setattr(merge, "_GROUP_BYTES", 1_000)
+    write_batch(store, NIGHT, "long", 0, {"audits": [audit(f"org/long-{n}") for n in range(95)]})
+    before = rows_of(store)
+    merge_night(store, NIGHT)
+    assert rows_of(store) == before
+    [name] = live_parts(store, "audits")
+    with pq.ParquetFile(store.place.local_path(name)) as merged:
+        assert max(merged.metadata.row_group(i).num_rows for i in range(merged.num_row_groups)) <= 20
+
+
 def test_files_stay_below_the_limit(store):
     sizes = [store.place.local_path(name).stat().st_size for name in live_parts(store, "norms")]
     merge_night(store, NIGHT, max_bytes=sizes[0] + sizes[1])
@@ -99,7 +112,7 @@ def test_files_stay_below_the_limit(store):
 
 
 def test_the_night_that_is_not_finished_is_not_merged(store):
-    write_plan(store, NIGHT, [{"repo_id": "org/0", "batch": 0}], {"audit_id": "run"})
+    write_plan(store, NIGHT, [{"repo_id": "org/0"}], {"audit_id": "run"})
     with pytest.raises(StoreError, match="2026-11-01 is not finished"):
         merge_night(store, NIGHT)
     finish_night(store, NIGHT, {"audit_id": "run"})
@@ -201,6 +214,7 @@ def test_a_record_of_merges_that_cannot_be_read_is_set_aside_with_a_message(stor
     merge_night(store, NIGHT)
     damage_record(store, content)
     assert len(live_parts(store, "audits")) == 1
+    assert finished_batches(store, NIGHT, "run") == set()
     assert store.place.read("parts/_set_aside/nights/2026-11-01/merged.json") == content
     assert "nights/2026-11-01/merged.json cannot be read" in caplog.text
 

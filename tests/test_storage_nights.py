@@ -4,14 +4,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.choose import LONGEST_GAP_NIGHTS, RETRY_NIGHTS, choose
+from storage.choose import LONGEST_GAP_NIGHTS, RETRY_NIGHTS, choosing
 from storage.errors import StoreError
 from storage.merge import merge_night
-from storage.nights import finish_night, night_summaries, plan_facts, read_plan, unfinished_nights, write_plan
+from storage.nights import (
+    finish_night,
+    night_summaries,
+    plan_facts,
+    planned_batches,
+    read_plan,
+    unfinished_nights,
+    writing_plan,
+)
 from storage.parts import write_batch, write_part
-from storage.schema import PLAN
+from storage.rows import rows_to_table
+from storage.schema import CANDIDATES, PLAN
 from storage.store import open_store
-from tests.stores import NIGHT, audit, night_after
+from tests.stores import NIGHT, audit, night_after, write_plan
 
 FOR_GOOD = ["ok", "no_norms", "no_safetensors", "bad_file", "too_large", "disabled"]
 REFUSED = ["gated", "private", "not_found"]
@@ -24,6 +33,11 @@ def store(tmp_path):
 
 def listed(*repos):
     return pa.table({"repo_id": [repo for repo, _ in repos], "sha": pa.array([sha for _, sha in repos], pa.string())})
+
+
+def choose(store, hub, night, read_version):
+    with choosing(store, night, read_version) as chooser:
+        return chooser.choose(hub)
 
 
 def why(store, repo_id, sha, nights, read_version=1):
@@ -44,7 +58,7 @@ def test_an_empty_store_has_an_answer_for_no_repo(store):
         {"repo_id": "b", "sha": "s", "why": "new"},
         {"repo_id": "a", "sha": None, "why": "new"},
     ]
-    assert (choice.unchanged, choice.waiting, choice.set_aside) == (0, 0, [])
+    assert (choice.unchanged, choice.waiting) == (0, 0)
     assert choose(store, listed(), NIGHT, 1).audit.num_rows == 0
 
 
@@ -116,10 +130,11 @@ def test_an_unreadable_part_is_set_aside_and_its_repos_are_audited_again(store):
     put(store, 0, "ok")
     put(store, 1, "ok", repo_id="org/n")
     store.place.local_path("parts/audits/night=2026-11-01/run-0.parquet").write_bytes(b"PAR1 no PAR1")
-    choice = choose(store, listed(("org/m", "s1"), ("org/n", "s1")), night_after(2), 1)
+    with choosing(store, night_after(2), 1) as chooser:
+        choice = chooser.choose(listed(("org/m", "s1"), ("org/n", "s1")))
     assert (choice.audit["repo_id"].to_pylist(), choice.unchanged) == (["org/m"], 1)
-    assert len(choice.set_aside) == 1
-    assert "run-0.parquet cannot be read" in choice.set_aside[0]
+    [message] = chooser.set_aside
+    assert "run-0.parquet cannot be read" in message
 
 
 def test_a_hundred_thousand_repos_are_chosen_from_in_the_order_of_the_listing(store):
@@ -132,23 +147,49 @@ def test_a_hundred_thousand_repos_are_chosen_from_in_the_order_of_the_listing(st
     assert (choice.unchanged, choice.waiting) == (100_010 - len(chosen), 0)
 
 
+def test_a_listing_may_come_in_pieces(store):
+    put(store, 0, "ok")
+    with choosing(store, night_after(1), 1) as chooser:
+        first, second = (chooser.choose(listed((repo, "s1"))) for repo in ("org/m", "org/n"))
+    assert (first.audit.num_rows, first.unchanged) == (0, 1)
+    assert second.audit["why"].to_pylist() == ["new"]
+
+
 def test_a_plan_comes_back_as_it_was_written_batch_by_batch(store):
     files = [{"path": "model.safetensors", "size_bytes": 3, "sha256": None}]
-    rows = [{"repo_id": f"org/{n}", "sha": None, "batch": n % 3, "files": files, "why": "new"} for n in range(7)]
-    write_plan(store, NIGHT, rows, {"audit_id": "run", "listed": 9})
+    rows = [{"repo_id": f"org/{n}", "sha": None, "files": files, "config": None} for n in range(7)]
+    with writing_plan(store, NIGHT, 3, {"audit_id": "run"}) as plan:
+        for piece in (rows[:2], rows[2:]):
+            plan.add(rows_to_table(piece, CANDIDATES, "plan"))
+        plan.facts["listed"] = 9
     assert read_plan(store, NIGHT).schema.names == PLAN.names
-    assert read_plan(store, NIGHT)["batch"].to_pylist() == [0, 0, 0, 1, 1, 2, 2]
+    assert read_plan(store, NIGHT)["batch"].to_pylist() == [0, 0, 0, 1, 1, 1, 2]
+    assert planned_batches(store, NIGHT) == {0, 1, 2}
     second = read_plan(store, NIGHT, 1).to_pylist()
     assert [(row["repo_id"], row["files"], row["config"]) for row in second] == [
-        ("org/1", files, None),
-        ("org/4", files, None),
+        (f"org/{n}", files, None) for n in (3, 4, 5)
     ]
     assert plan_facts(store, NIGHT) == {"audit_id": "run", "listed": 9, "night": "2026-11-01"}
 
 
-def test_a_plan_may_come_as_a_table_that_lacks_columns(store):
-    rows = pa.table({"batch": [0], "repo_id": ["org/m"]})
-    write_plan(store, NIGHT, rows, {"audit_id": "run"})
+def test_a_plan_that_was_not_written_to_its_end_is_no_plan(store):
+    with pytest.raises(ZeroDivisionError), writing_plan(store, NIGHT, 500, {"audit_id": "run"}) as plan:
+        plan.add(rows_to_table([{"repo_id": f"org/{1 / 0}"}], CANDIDATES, "plan"))
+    assert unfinished_nights(store) == []
+    assert store.place.names("") == []
+
+
+def test_a_plan_of_many_batches_is_read_without_all_of_it(store):
+    write_plan(store, NIGHT, [{"repo_id": f"org/{n}"} for n in range(5_000)], {"audit_id": "run"})
+    plan = pq.ParquetFile(store.place.local_path("nights/2026-11-01/plan.parquet"))
+    with plan:
+        assert plan.num_row_groups == 3
+    assert planned_batches(store, NIGHT) == set(range(10))
+    assert read_plan(store, NIGHT, 9)["repo_id"].to_pylist() == [f"org/{n}" for n in range(4_500, 5_000)]
+
+
+def test_an_older_plan_lacks_columns_that_came_later(store):
+    write_foreign_plan(store, {"batch": [0], "repo_id": ["org/m"]}, {"night": '{"audit_id": "run"}'})
     assert read_plan(store, NIGHT).to_pylist() == [dict.fromkeys(PLAN.names) | {"repo_id": "org/m", "batch": 0}]
 
 

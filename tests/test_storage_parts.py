@@ -36,11 +36,6 @@ with open_store(sys.argv[1]).place.writing("parts/audits/night=2026-11-01/run-0.
 """
 
 
-@pytest.fixture
-def store(tmp_path):
-    return open_store(tmp_path / "store")
-
-
 def killed_after(code, folder, lines):
     """Run a writer, and kill it once it has printed so many lines."""
     command = [sys.executable, "-c", code, str(folder)]
@@ -118,11 +113,6 @@ def test_a_location_below_a_file_is_an_error_when_it_is_written(tmp_path):
 def test_a_location_that_no_folder_can_have_is_an_error(location):
     with pytest.raises(StoreError, match="cannot be the name of a store's folder"):
         open_store(location)
-
-
-def test_an_object_store_is_refused_as_long_as_there_is_none():
-    with pytest.raises(StoreError, match="only local folders"):
-        open_store("s3://bucket/store")
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device here behaves like a full disk")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import get_args
 
+from huggingface_hub.hf_api import ExpandModelProperty_T
 from starlette.datastructures import QueryParams
 
 from deployments.demo.repo import StandInRepo
@@ -28,6 +30,7 @@ FACTS: dict[str, Callable[[StandInRepo], object]] = {
     "safetensors": lambda repo: repo.safetensors,
     "usedStorage": lambda repo: sum(content.size for content in repo.files.values()),
 }
+PROPERTIES = frozenset(get_args(ExpandModelProperty_T))  # what can be expanded; the Hub refuses other names
 BRIEF = ("private", "downloads", "likes", "trendingScore", "tags", "pipeline_tag", "library_name", "createdAt")
 FULL = (*BRIEF, "author", "sha", "lastModified", "siblings", "gated", "disabled")
 SORT_KEYS: dict[str, Callable[[StandInRepo], float]] = {
@@ -68,4 +71,5 @@ def _passes(repo: StandInRepo, query: QueryParams) -> bool:
         and query.get("author", repo.author) == repo.author
         and query.get("search", "").lower() in repo.repo_id.lower()
         and query.get("pipeline_tag", repo.pipeline_tag) == repo.pipeline_tag
+        and query.get("gated", str(bool(repo.gated))).lower() == str(bool(repo.gated)).lower()
     )

@@ -22,6 +22,7 @@ from deployments.demo.content import BytesContent, Content
 CHUNK_BYTES = 1 << 18  # of a body sent in pieces: small enough that a client which hangs up ends it soon
 COMPRESSED_FROM_BYTES = 500  # smaller JSON does not shrink
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+DISABLED = "Access to this resource is disabled."  # there is no code for it, only these words
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Reply:
     Attributes:
         stop: the end of the content unless given.
         breaks_off: whether the connection is dropped half way through the body.
+        hangs: whether nothing follows the first half of the body, though the connection stays.
         stalls: whether nothing is ever sent.
     """
 
@@ -40,6 +42,7 @@ class Reply:
     start: int = 0
     stop: int | None = None
     breaks_off: bool = False
+    hangs: bool = False
     stalls: bool = False
 
     def __post_init__(self) -> None:
@@ -54,17 +57,23 @@ class Reply:
         """Send the answer; this is the ASGI interface."""
         if self.stalls:
             await _hung_up(receive)
-        elif self.breaks_off or scope["method"] == "HEAD" or self.body_bytes <= CHUNK_BYTES:
+        elif self._ends_early or scope["method"] == "HEAD" or self.body_bytes <= CHUNK_BYTES:
             await self._send_at_once(scope["method"], send)
+            if self.hangs:
+                await _hung_up(receive)
         else:
             await StreamingResponse(self._chunks(), self.status, self._all_headers())(scope, receive, send)
 
     async def _send_at_once(self, method: str, send: Send) -> None:
-        stop = self.start + self.body_bytes // (2 if self.breaks_off else 1)
+        stop = self.start + self.body_bytes // (2 if self._ends_early else 1)
         body = b"" if method == "HEAD" else self.content.read(self.start, stop)
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self._all_headers().items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": self.breaks_off})
+        await send({"type": "http.response.body", "body": body, "more_body": self._ends_early})
+
+    @property
+    def _ends_early(self) -> bool:
+        return self.breaks_off or self.hangs
 
     def _all_headers(self) -> dict[str, str]:
         return {**self.headers, "Content-Length": str(self.body_bytes)}

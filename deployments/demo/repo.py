@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ TOKENIZER_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token
 
 @dataclass
 class StandInRepo:
-    """One model repo with a single revision, `main`; fields may be changed while the stand-in runs.
+    """One model repo: its branch `main`, and the commits before; fields may be changed while the stand-in runs.
 
     Attributes:
         repo_id: "organisation/name".
@@ -36,6 +36,7 @@ class StandInRepo:
         readable_by_token: whether the stand-in's token opens the repo, where it is private or gated; the listing shows
             a private repo to the token either way.
         parameter_count: as the listing tells it; summed from the headers unless given.
+        earlier: the files of commits that `commit` has replaced, by sha.
     """
 
     repo_id: str
@@ -53,11 +54,24 @@ class StandInRepo:
     readable_by_token: bool = True
     disabled: bool = False
     parameter_count: int | None = None
+    earlier: dict[str, dict[str, Content]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.repo_id.count("/") != 1:
             raise ValueError(f"a repo is named organisation/name, not {self.repo_id!r}")
         self.sha = self.sha or hashlib.sha1(self.repo_id.encode()).hexdigest()
+
+    def commit(self, sha: str, files: dict[str, Content]) -> None:
+        """Let `main` be another commit; the one before can still be read by its sha, as on the Hub."""
+        self.earlier[self.sha] = self.files
+        self.sha, self.files = sha, files
+        self.__dict__.pop("safetensors", None)
+
+    def at(self, revision: str) -> StandInRepo | None:
+        """Return the repo as of a commit, or of `main`; None where there is no such revision."""
+        if revision in ("main", self.sha):
+            return self
+        return replace(self, sha=revision, files=self.earlier[revision]) if revision in self.earlier else None
 
     @property
     def author(self) -> str:
@@ -81,6 +95,10 @@ class StandInRepo:
         if isinstance(content, BytesContent | FileContent):
             return content.sha256
         return hashlib.sha256(f"{self.repo_id}/{path}".encode()).hexdigest()
+
+    def xet_hash_of(self, path: str) -> str:
+        """Return the hash by which a large file's chunks would be asked for, made up from its sha256."""
+        return hashlib.sha256(f"xet {self.sha256_of(path)}".encode()).hexdigest()
 
     def oid_of(self, path: str) -> str:
         """Return the git blob id: of the file itself, or of the pointer that stands for a large one."""

@@ -106,7 +106,7 @@ async def _serve(servers: Iterable[uvicorn.Server], sockets: Iterable[socket.soc
 
 
 def _listener(port: int) -> socket.socket:
-    listener = socket.socket()
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # told so, asyncio turns off the delay of small packets
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(BACKLOG)

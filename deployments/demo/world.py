@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from deployments.demo.faults import Asked, Fault, with_faults
 from deployments.demo.limits import FixedWindows
-from deployments.demo.replies import Refusal, Reply, data_reply, refusal
+from deployments.demo.replies import DISABLED, Refusal, Reply, data_reply, refusal
 from deployments.demo.repo import StandInRepo
 
 MAX_PAGE = 1000  # models in a page of the real listing
@@ -30,6 +30,8 @@ class Switches:
         url_lifetime_s: how long a signed URL holds.
         limits: (quota, seconds of the window) for each bucket.
         sharded_endpoint: whether one request can ask for all headers of a sharded checkpoint.
+        xet: whether answers say how to have large files in chunks, which huggingface_hub prefers where hf_xet is
+            installed; the chunks themselves are not served.
         page_size: models in a page of the listing, at most.
         faults: shown until their times are used up.
     """
@@ -39,6 +41,7 @@ class Switches:
     url_lifetime_s: float = 3600
     limits: dict[str, tuple[int, float]] = field(default_factory=lambda: {"api": GENEROUS, "resolvers": GENEROUS})
     sharded_endpoint: bool = True
+    xet: bool = False
     page_size: int = MAX_PAGE
     faults: list[Fault] = field(default_factory=list)
 
@@ -97,7 +100,7 @@ class World:
         """
         repo = self.seen_repo(request)
         if repo.disabled:
-            raise Refusal(refusal(403, "Access to this resource is disabled."))
+            raise Refusal(refusal(403, DISABLED))
         trusted = self.is_trusted(request)
         if repo.gated and not (trusted and repo.readable_by_token):
             message = f"Access to model {repo.repo_id} is restricted. You must have access to it and be authenticated."
@@ -111,24 +114,30 @@ class World:
         return with_faults(data_reply(request, repo.files[path], headers), self.switches.faults, "data", asked)
 
     def signed_url(self, repo: StandInRepo, path: str, range_header: str | None) -> str:
-        """Return the URL on the CDN that serves a file without a token for a while, perhaps for one range only."""
-        place = f"/{repo.repo_id}/{repo.sha}/{quote(path)}"
-        query = {"Expires": f"{time.time() + self.switches.url_lifetime_s:.3f}"}
+        """Return the URL on the CDN that serves a file without a token for a while, perhaps for one range only.
+
+        Its signature covers every character, so a client that spells an escape in another way is refused.
+        """
+        name = path.rpartition("/")[2]
+        query = {
+            "response-content-disposition": f"inline; filename*=UTF-8''{quote(name)}; filename=\"{name}\";",
+            "Expires": f"{time.time() + self.switches.url_lifetime_s:.3f}",
+        }
         if self.switches.range_bound_urls:
             query["Range"] = range_header or ""
-        query["Signature"] = self._signature(repo, path, query["Expires"], query.get("Range"))
-        return f"{self.cdn_origin}{place}?{urlencode(query)}"
+        signed = f"/{repo.repo_id}/{repo.sha}/{quote(path)}?{urlencode(query)}"
+        return f"{self.cdn_origin}{signed}&Signature={self._signature(signed)}"
 
-    def url_holds(self, request: Request, repo: StandInRepo, path: str) -> bool:
+    def url_holds(self, request: Request) -> bool:
         """Return whether a request for a signed URL bears our signature, came in time and asks for its range."""
-        query = request.query_params
-        signature = self._signature(repo, path, query.get("Expires", ""), query.get("Range"))
+        query, asked = request.query_params, request.headers.get("range", "")
+        raw = f"{request.scope['raw_path'].decode()}?{request.scope['query_string'].decode()}"
+        signed, _, signature = raw.rpartition("&Signature=")
         return (
-            hmac.compare_digest(signature, query.get("Signature", ""))
+            hmac.compare_digest(self._signature(signed), signature)
             and time.time() < float(query["Expires"])
-            and query.get("Range", request.headers.get("range", "")) == request.headers.get("range", "")
+            and query.get("Range", asked) == asked
         )
 
-    def _signature(self, repo: StandInRepo, path: str, expires: str, range_header: str | None) -> str:
-        text = "\n".join((repo.repo_id, repo.sha, path, expires, repr(range_header)))
+    def _signature(self, text: str) -> str:
         return hmac.new(self.secret, text.encode(), hashlib.sha256).hexdigest()

@@ -34,6 +34,16 @@ WeightsEvidenceOption = Annotated[
 ]
 
 
+BehaviourOption = Annotated[
+    bool,
+    typer.Option(
+        "--behaviour",
+        help="Build an architecture that the registry does not know, tiny, from the model's config, and run it;"
+        " needs the extra `probe`.",
+    ),
+]
+
+
 @app.command(epilog="Example: `normaudit audit openai-community/gpt2 ./my-model --norms all --json`")
 def audit(
     models: Annotated[
@@ -45,6 +55,7 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     no_store: Annotated[bool, typer.Option("--no-store", help="Write nothing.")] = False,
     no_registry: Annotated[bool, typer.Option("--no-registry", help="Go by the general reader alone.")] = False,
+    behaviour: BehaviourOption = False,
     weights_evidence: WeightsEvidenceOption = 0,
 ) -> None:
     """Audit models now: read their norm scales, tell LayerNorm from RMSNorm, extract the kernel directions."""
@@ -53,9 +64,8 @@ def audit(
     with plain_errors():
         named = [model for text in models for model in adhoc.checkpoints_of(adhoc.model_named(text))]
         done: list[Audit] = []
-        audits = adhoc.audits(
-            named, norms=norms.value, use_registry=not no_registry, weights_evidence_bytes=weights_evidence
-        )
+        registry = adhoc.registry_for(use_registry=not no_registry, behaviour=behaviour)
+        audits = adhoc.audits(named, norms=norms.value, registry=registry, weights_evidence_bytes=weights_evidence)
         for found in output.awaited(audits, "auditing"):
             done.append(found)
             if json:
@@ -75,13 +85,16 @@ def explain(
     ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     no_registry: Annotated[bool, typer.Option("--no-registry", help="Go by the general reader alone.")] = False,
+    behaviour: BehaviourOption = False,
     weights_evidence: WeightsEvidenceOption = 0,
 ) -> None:
     """Show the norms found, which is final and why, each piece of evidence, what would change the answer."""
     from flows import explaining
 
     with plain_errors():
-        found = explaining.explained(model, use_registry=not no_registry, weights_evidence_bytes=weights_evidence)
+        found = explaining.explained(
+            model, use_registry=not no_registry, behaviour=behaviour, weights_evidence_bytes=weights_evidence
+        )
         if json:
             output.print_json(explaining.as_json(found))
         else:

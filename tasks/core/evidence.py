@@ -13,7 +13,6 @@ from tasks.core.finals import is_adaptive
 from tasks.core.modules import Inventory, NormModules
 from tasks.core.paths import vocabulary, words_of
 from tasks.core.records import Evidence, Kind, Tensor
-from tasks.core.registry import NormFacts
 
 KINDS = ("layernorm", "rmsnorm", "batchnorm", "groupnorm")  # what a fact can say of a norm's kind
 ANSWER_ABOVE = 0.9  # below this confidence the answer is "unknown"
@@ -56,16 +55,11 @@ def structure_of(
     return (*facts, *_from_heads(inside), *_from_twins([*inside, *outside]))
 
 
-def blank_evidence(inventory: Inventory, measured: NormFacts | None) -> list[Evidence]:
+def blank_evidence(inventory: Inventory) -> list[Evidence]:
     """Return what tells the kind of a final norm that stores no tensor."""
-    found = []
-    if measured:
-        found.append(Evidence("registry", measured.kind, 0.99, f"measured: {measured.pattern}"))
-    if is_adaptive(inventory):
-        found.append(
-            Evidence("tensors", "layernorm", 0.9, "scale and shift are computed by a linear layer: adaptive LayerNorm")
-        )
-    return found
+    if not is_adaptive(inventory):
+        return []
+    return [Evidence("tensors", "layernorm", 0.9, "scale and shift are computed by a linear layer: adaptive LayerNorm")]
 
 
 def own_evidence(norm: NormModules, inventory: Inventory) -> list[Evidence]:

@@ -17,7 +17,7 @@ from tasks.core.records import Evidence, Kind, Norm, Parameterisation, Site, Ten
 from tasks.core.registry import Registry
 from tasks.core.streams import unknown_streams
 
-LATER = ("values", "weights", "behaviour")  # sources that are looked at when the tensors' names have been classified
+LATER = ("values", "weights")  # sources that are looked at when the tensors' names have been classified
 MATERIAL = 2.0  # a confidence has changed where its chance of error has doubled or halved
 TELLING_KEYS: tuple[Mapping[str, object], ...] = (  # what a config.json is likeliest to have, and how it would count
     {"rms_norm_eps": 1e-6},
@@ -193,8 +193,9 @@ def _upset_by(main: Norm) -> float | None:
 def _without(case: Case) -> Iterator[Rerun]:
     """Yield the answer without each source of evidence that was at hand."""
     biases = {norm.bias_tensor for norm in case.norms if norm.bias_tensor}
-    if _was_seen("registry", case.norms):
-        yield _rerun("the registry of measured architectures", replace(case, registry=None), case)
+    for source, what in _MEASURED.items():
+        if case.registry is not None and _was_seen(source, case.norms):
+            yield _rerun(what, replace(case, registry=None), case)
     if case.config is not None and not is_digest(case.config):
         digest = {key: value for key, value in case.config.items() if key in DIGEST_KEYS}
         yield _rerun("config.json, but for the architecture that it names", replace(case, config=digest), case)
@@ -211,7 +212,10 @@ def _without(case: Case) -> Iterator[Rerun]:
 _LATER_WORDS = {
     "values": "the values of the scales",
     "weights": "the trace in the weight matrices",
-    "behaviour": "the norm's behaviour",
+}
+_MEASURED = {
+    "registry": "the registry of measured architectures",
+    "behaviour": "what building the architecture and running it showed",
 }
 
 
@@ -229,7 +233,9 @@ def _telling(case: Case) -> Sequence[Mapping[str, object]]:
 
 
 def _with_keys(case: Case, keys: Mapping[str, object]) -> Case:
-    return replace(case, config={**(case.config or {}), **keys})
+    """Return the case with more in its config; that is a guess, and nothing is built from it."""
+    registry = None if case.registry is None else replace(case.registry, measure=None)
+    return replace(case, config={**(case.config or {}), **keys}, registry=registry)
 
 
 def _key(keys: Mapping[str, object]) -> str:

@@ -1,7 +1,7 @@
 """The safetensors header and the index of a sharded checkpoint, parsed from bytes and validated in full.
 
-As strict as the reference reader about the layout (lengths, offsets, overlaps), and stricter about duplicate names, of which the
-reference silently keeps the last.
+As strict as the reference reader about the layout (lengths, offsets, overlaps), and stricter about duplicate names, of
+which the reference silently keeps the last.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -64,6 +64,7 @@ def header_bytes(head: bytes, file_bytes: int, where: str) -> int:
             f"{where}: header of {length:,} bytes does not fit into a file of {file_bytes:,} bytes",
             SHARD_TRUNCATED if begins_right else None,
         )
+    _require_brace(head[LENGTH_BYTES:], where)  # before the rest of a long header is asked for
     if length > MAX_HEADER_BYTES:
         raise TooLarge(f"{where}: header of {length:,} bytes is over this reader's limit of {MAX_HEADER_BYTES:,}")
     return LENGTH_BYTES + length
@@ -83,15 +84,11 @@ def parse_header(head: bytes, file_bytes: int, where: str) -> Header:
     """
     data_start = header_bytes(head, file_bytes, where)
     raw = head[LENGTH_BYTES:data_start]
-    if raw[:1] != b"{":
-        raise BadFile(
-            f"{where}: the header must begin with '{{', it begins with {shown(raw[:20].decode(errors='replace'))!r}"
-        )
-    entries = _json_object(raw, where)
-    metadata = _metadata(entries.pop("__metadata__", {}), where)
+    entries = json_object(raw, where)
+    metadata = string_map(entries.pop("__metadata__", {}), where)
     _refuse_duplicates(raw, len(entries), where)
-    specs = sorted((_spec(name, entry, data_start, where) for name, entry in entries.items()), key=_position)
-    _check_layout(specs, data_start, file_bytes, where)
+    specs = sorted_specs(entries, data_start, where)
+    check_layout(specs, data_start, file_bytes, where)
     return Header(tuple(specs), metadata, data_start, file_bytes)
 
 
@@ -101,21 +98,32 @@ def parse_index(data: bytes, where: str) -> Index:
     Raises:
         BadFile: not a JSON object with a weight_map of names to safetensors files inside the index's own folder.
     """
-    content = _json_object(data, where)
-    weight_map, metadata = content.get("weight_map"), content.get("metadata")
+    content = json_object(data, where)
+    weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadFile(f"{where}: no weight_map of tensors to shards")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _SAFE_SHARD.fullmatch(shard):
+        if not is_shard_name(shard):
             raise BadFile(
                 f"{where}: {shown(name)} is said to be in {shown(shard)!r}, which is no shard beside the index"
             )
+    metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     is_size = type(total) is int and 0 < total <= MAX_FILE_BYTES
     return Index(weight_map, total if is_size else None)
 
 
-def _json_object(data: bytes, where: str) -> dict[str, Any]:
+def is_shard_name(name: object) -> bool:
+    """Return whether this is the name of a safetensors file inside the index's own folder."""
+    return isinstance(name, str) and _SAFE_SHARD.fullmatch(name) is not None
+
+
+def json_object(data: bytes, where: str) -> dict[str, Any]:
+    """Return bytes as a JSON object.
+
+    Raises:
+        BadFile: they are none.
+    """
     try:
         value = orjson.loads(data)
     except (orjson.JSONDecodeError, RecursionError) as error:
@@ -125,7 +133,19 @@ def _json_object(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def _metadata(value: object, where: str) -> Mapping[str, str]:
+def _require_brace(text: bytes, where: str) -> None:
+    if text[:1] not in (b"{", b""):
+        raise BadFile(
+            f"{where}: the header must begin with '{{', it begins with {shown(text[:20].decode(errors='replace'))!r}"
+        )
+
+
+def string_map(value: object, where: str) -> Mapping[str, str]:
+    """Return a header's `__metadata__`.
+
+    Raises:
+        BadFile: it does not map strings to strings.
+    """
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise BadFile(f"{where}: __metadata__ must map strings to strings")
     return value
@@ -187,11 +207,23 @@ def _check_size(name: str, dtype: str, shape: list[int], offsets: list[int], whe
         )
 
 
-def _position(spec: TensorSpec) -> tuple[int, int]:
-    return spec.start_byte, spec.stop_byte
+def sorted_specs(entries: Mapping[str, object], data_start: int, where: str) -> list[TensorSpec]:
+    """Return the tensors of a header's entries, in the order of their bytes.
+
+    Args:
+        entries: by tensor name, without the metadata.
+        data_start: where the data begins in the file.
+        where: repo and file, for messages.
+
+    Raises:
+        BadFile: an entry breaks a rule of the format.
+    """
+    specs = [_spec(name, entry, data_start, where) for name, entry in entries.items()]
+    return sorted(specs, key=lambda spec: (spec.start_byte, spec.stop_byte))
 
 
-def _check_layout(specs: list[TensorSpec], data_start: int, file_bytes: int, where: str) -> None:
+def check_layout(specs: Sequence[TensorSpec], data_start: int, file_bytes: int, where: str) -> None:
+    """Raise BadFile unless tensors, in the order of their bytes, fill a file from data_start to its end."""
     end = data_start
     for spec in specs:
         if spec.start_byte != end:

@@ -70,7 +70,9 @@ def dead_subspace(gamma: Vector, kind: Kind, tau: float = DEAD_TAU) -> Vector:
     u = kernel_direction(gamma)
     axes = near_dead(gamma, tau)
     if axes.size:
-        return np.eye(gamma.size)[:, axes]
+        basis = np.zeros((gamma.size, axes.size))
+        basis[axes, np.arange(axes.size)] = 1
+        return basis
     return u[:, None] if kind in CENTRING else np.empty((gamma.size, 0))
 
 

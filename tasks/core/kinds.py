@@ -10,7 +10,7 @@ from tasks.core.evidence import blank_evidence, is_of_front_end, kind_facts, own
 from tasks.core.finals import DOUBTFUL
 from tasks.core.integrity import is_anonymous
 from tasks.core.integrity import verdicts as integrity_verdicts
-from tasks.core.known import Known, measured_eps, measured_evidence, recognise, with_measured_finals
+from tasks.core.known import Known, measured_blank, measured_eps, measured_evidence, recognise, with_measured_finals
 from tasks.core.modules import NormModules
 from tasks.core.names import NormPlace, Survey, by_tower, places, survey
 from tasks.core.parameterisation import conversion_evidence, from_facts, with_values
@@ -98,15 +98,21 @@ def _verdicts(found: Survey, known: Known, config: Mapping[str, object] | None) 
         said = scopes_for(role_of(tower.owner), tower is found.main, scopes)
         final = found.finals.get(tower)
         if final and final.norm is None:
-            verdicts[""] = _weighed(blank_evidence(found.inventory, known.blank_main), said)
+            verdicts[""] = _weighed(_of_blank(found, known), said)
         shared = structure_of(found.layout.matrices[tower], inside, outside)
         for norm in (*inside, *outside):
             facts = [*measured_evidence(norm, known), *own_evidence(norm, found.inventory), *converted]
             facts += () if _speaks_for_itself(norm) else shared
+            facts += known.failure if final and final.norm is norm else ()
             verdict = _weighed(facts, () if is_of_front_end(norm) else said)
             eps = measured_eps(norm, known, config)
             verdicts[norm.pattern] = verdict if eps is None else replace(verdict, eps=eps)
     return verdicts
+
+
+def _of_blank(found: Survey, known: Known) -> list[Evidence]:
+    """Return what bears on a final norm that stores no tensor."""
+    return [*measured_blank(known), *blank_evidence(found.inventory), *known.failure]
 
 
 def _speaks_for_itself(norm: NormModules) -> bool:

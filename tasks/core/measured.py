@@ -24,6 +24,7 @@ from typing import Any, Literal
 from tasks.core.records import Kind, Parameterisation, Site
 
 FinalBy = Literal["forward", "registration"]
+MeasuredBy = Literal["registry", "behaviour"]  # ahead, class by class; or from a config, when it was asked for
 Line = Mapping[str, Any]
 
 
@@ -75,6 +76,9 @@ class Architecture:
         final_by: "forward": the finals were seen in a forward pass; "registration": that pass failed, and they are the
             last norms that the class registers (less sure).
         depends_on: fields of the config that would change an answer and that the config at hand does not show.
+        source: how it was measured.
+        neutral: containers without a meaning of their own in its paths, besides those that all share.
+        failure: why it could not be measured, in words; then it has no norms.
     """
 
     model_type: str
@@ -82,6 +86,9 @@ class Architecture:
     norms: tuple[NormFacts, ...]
     final_by: FinalBy
     depends_on: tuple[str, ...] = ()
+    source: MeasuredBy = "registry"
+    neutral: frozenset[str] = frozenset()
+    failure: str | None = None
     by_pattern: Mapping[str, NormFacts] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tasks.core.errors import TooLarge, shown
 from tasks.core.records import TensorSpec
 
-MERGE_GAP_BYTES = 65_536  # a further request costs a round trip, in which a slow line carries about as much
+MERGE_GAP_BYTES = 65_536  # a further range costs the CPU of 130 kB (benchmarks/LOG.md), and slow lines like it less
 MAX_RANGE_BYTES = 4_194_304  # a range that fails is asked for again; keep that cheap
 MAX_SCALE_BYTES = 16_777_216  # the widest scales known take 0.3 MB; a "norm" of gigabytes is a trap
 
@@ -19,6 +20,11 @@ class ByteRange:
 
     start: int
     stop: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+        return self.stop - self.start
 
     def parts(self, cap_bytes: int = MAX_RANGE_BYTES) -> tuple[ByteRange, ...]:
         """Return the range in parts of at most cap_bytes, in their order."""
@@ -44,12 +50,26 @@ def plan_ranges(
     return tuple(ranges)
 
 
-def cut(spec: TensorSpec, pieces: Mapping[ByteRange, bytes]) -> bytes | None:
-    """Return the tensor's bytes out of the pieces read so far, or None where no piece holds it whole."""
-    for piece, data in pieces.items():
-        if piece.start <= spec.start_byte and spec.stop_byte <= piece.start + len(data):
-            return data[spec.start_byte - piece.start : spec.stop_byte - piece.start]
-    return None
+class Pieces:
+    """The parts of one file that have been read; they may overlap."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._data: list[bytes] = []
+
+    def add(self, start: int, data: bytes) -> None:
+        """Keep the bytes that lie in the file from start on."""
+        at = bisect_right(self._starts, start)
+        self._starts.insert(at, start)
+        self._data.insert(at, data)
+
+    def cut(self, spec: TensorSpec) -> bytes | None:
+        """Return a tensor's bytes, or None where no piece holds it whole."""
+        for at in range(bisect_right(self._starts, spec.start_byte) - 1, -1, -1):
+            start, data = self._starts[at], self._data[at]
+            if spec.stop_byte <= start + len(data):
+                return data[spec.start_byte - start : spec.stop_byte - start]
+        return None
 
 
 def check_scale_size(spec: TensorSpec, where: str) -> None:

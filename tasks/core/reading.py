@@ -1,46 +1,30 @@
-"""How one checkpoint is read and audited, without doing any I/O.
-
-`read_checkpoint` is a generator: it yields what it wants to fetch, is sent the bytes, and returns its conclusions.
-Whoever runs it (a Hub client over the network, a folder reader on a disk, a test with bytes in hand) decides how
-bytes are had:
-
-    plan = read_checkpoint(listing, options)
-    fetches = next(plan)             # a tuple of Fetch, wanted at once
-    fetches = plan.send(answers)     # one Chunk, or one AuditError, for each
-    ...                              # until StopIteration carries the Reading
-"""
+"""How one checkpoint is read and audited, without doing any I/O: a plan (plan.py) from a listing to a `Reading`."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias, TypeVar
-
-import numpy as np
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from tasks.core.configfile import MAX_CONFIG_BYTES, parse_config
-from tasks.core.dtypes import decode
 from tasks.core.errors import AuditError, BadFile, NotFound, TooLarge, shown
-from tasks.core.figures import value_verdicts, with_scale, without_scale
-from tasks.core.header import first_read_bytes, header_bytes, parse_header, parse_index
-from tasks.core.integrity import check_promised
+from tasks.core.figures import Vector, value_verdicts, with_scale, without_scale
+from tasks.core.files import MAX_SHARDS, ClaimsRefuted, Files
 from tasks.core.kernel import DEAD_TAU
 from tasks.core.kinds import Classification, classify
-from tasks.core.ranges import ByteRange, check_scale_size, cut, plan_ranges
-from tasks.core.records import Chunk, Fetch, Header, Listing, Norm, Reading, ReadNorm, Tensor, TensorSpec
+from tasks.core.memory import Memory
+from tasks.core.plan import Plan, needed
+from tasks.core.ranges import check_scale_size
+from tasks.core.records import Fetch, Listing, Norm, Reading, ReadNorm
 from tasks.core.registry import Registry
 from tasks.core.selection import Checkpoint, select_checkpoint, why_none
+from tasks.core.sharing import Kept, Twin, conclude_shared
 from tasks.core.streams import unknown_streams, unopened_shard, with_testimony, witnesses
 from tasks.core.verdicts import CONFIG_UNREADABLE, SHARD_MISSING
 
-T = TypeVar("T")
-Answers: TypeAlias = tuple[Chunk | AuditError, ...]
-Plan: TypeAlias = Generator[tuple[Fetch, ...], Answers, T]
+__all__ = ["MAX_SHARDS", "Plan", "ReadOptions", "read_checkpoint", "recognise_or_read", "share", "unreadable"]
 
-MAX_SHARDS = 1_000  # whose headers one model may need; the largest models known have a few hundred shards
 MAX_ROUNDS = 4  # a shard's shapes may move the final norm to another shard, but not for ever
 
 
@@ -65,23 +49,52 @@ class ReadOptions:
     weights_evidence_bytes: int = 0
 
 
-def read_checkpoint(listing: Listing, options: ReadOptions) -> Plan[Reading]:
+def read_checkpoint(listing: Listing, options: ReadOptions, memory: Memory | None = None) -> Plan[Reading]:
     """Yield the fetches that one model needs and return what they showed.
+
+    Args:
+        listing: of the model.
+        options: what to read.
+        memory: what the run remembers of other models; it saves round trips and bytes, and changes no answer.
 
     Raises (out of the generator):
         BadFile: a file breaks the format, or contradicts the index.
         TooLarge: the next fetch would pass options.max_model_bytes.
         AuditError: whatever was sent as the answer to a fetch that the audit cannot do without.
     """
+    found = yield from recognise_or_read(listing, options, memory or Memory(), ())
+    assert isinstance(found, Reading)  # nothing was known that could be recognised
+    return found
+
+
+def recognise_or_read(
+    listing: Listing, options: ReadOptions, memory: Memory, known: Container[str]
+) -> Plan[Reading | Twin]:
+    """Do as `read_checkpoint` does, unless the weights are among those known by their sha256; then name them."""
     checkpoint = select_checkpoint(listing.files)
     if checkpoint is None:
         return Reading("no_safetensors", why_none(listing.files), None, config=listing.config)
-    reader = _Reader(listing, checkpoint, options, config=listing.config)
-    yield from reader.open()
-    classification = yield from reader.settle()
-    classification = yield from reader.ask_writers(classification)
-    norms = yield from reader.read_norms(classification)
-    return reader.conclude(classification, norms)
+    if checkpoint.sha256 is not None and checkpoint.sha256 in known:
+        return Twin(checkpoint.sha256)
+    try:
+        return (yield from _reader(listing, checkpoint, options, memory, known).read())
+    except ClaimsRefuted:
+        return (yield from _reader(listing, checkpoint, options, memory, known).read(by_claims=False))
+
+
+def share(listing: Listing, kept: Kept, options: ReadOptions) -> Plan[Reading | None]:
+    """Yield the fetches that a model with known weights still needs: config.json at most; None: read it after all."""
+    checkpoint = select_checkpoint(listing.files)
+    assert checkpoint is not None  # it has weights, which were recognised
+    reader = _reader(listing, checkpoint, options, Memory(), ())
+    reader.files.tensors = {tensor.name: tensor for tensor in kept.tensors}
+    if reader.classify().needs_config and not options.config_is_whole:
+        yield from reader.read_config()
+    reading = conclude_shared(
+        kept, checkpoint.weights[0], reader.config, options.norms, options.registry, options.dead_tau
+    )
+    verdicts = (CONFIG_UNREADABLE,) if reader.config_is_unreadable else ()
+    return reading and replace(reading, integrity=(*verdicts, *reading.integrity))
 
 
 def unreadable(error: AuditError, listing: Listing) -> Reading:
@@ -91,6 +104,14 @@ def unreadable(error: AuditError, listing: Listing) -> Reading:
     return Reading(error.status, shown(error, 1_000), None, integrity=integrity, config=listing.config)
 
 
+def _reader(
+    listing: Listing, checkpoint: Checkpoint, options: ReadOptions, memory: Memory, known: Container[str]
+) -> _Reader:
+    limit_bytes = options.max_model_bytes + options.weights_evidence_bytes
+    files = Files(listing, checkpoint, limit_bytes, options.norms, memory, known)
+    return _Reader(listing, checkpoint, options, files, listing.config, options.config_is_whole)
+
+
 @dataclass(slots=True)
 class _Reader:
     """The state of one model's audit."""
@@ -98,46 +119,42 @@ class _Reader:
     listing: Listing
     checkpoint: Checkpoint
     options: ReadOptions
+    files: Files
     config: Mapping[str, object] | None
-    config_is_whole: bool = False
+    config_is_whole: bool
     config_is_unreadable: bool = False
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    promised: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by the index, of each file
-    headers: dict[str, Header] = field(default_factory=dict)
-    pieces: dict[str, dict[ByteRange, bytes]] = field(default_factory=dict)
-    weights_sha256: str | None = None
-    total_bytes: int | None = None  # of all shards, where only an index has told
-    planned_bytes: int = 0
 
-    def where(self, path: str) -> str:
-        return f"{shown(self.listing.repo_id)}/{shown(path)}"
+    def read(self, *, by_claims: bool = True) -> Plan[Reading | Twin]:
+        """Read what is wanted of the model, and conclude."""
+        yield from self.files.open(by_claims=by_claims)
+        if self.files.is_known:
+            return Twin(str(self.files.weights_sha256))
+        found = yield from self.settle()
+        found = yield from self.ask_writers(found)
+        norms = yield from self.read_norms(found)
+        return self.conclude(found, norms)
 
-    def open(self) -> Plan[None]:
-        """Learn the tensors' names: from the index, or from every header."""
-        self.config_is_whole = self.options.config_is_whole
-        if self.checkpoint.index is None:
-            yield from self.read_headers(self.checkpoint.weights)
-            return
-        [answer] = yield (Fetch(self.checkpoint.index),)
-        index = parse_index(_needed(answer).data, self.where(self.checkpoint.index))
-        paths = {shard: self.checkpoint.folder + shard for shard in set(index.shards.values())}
-        for name, shard in index.shards.items():
-            self.tensors[name] = Tensor(name, paths[shard])
-            self.promised[paths[shard]].append(name)
-        self.total_bytes = index.total_bytes
+    def classify(self) -> Classification:
+        """Return what is concluded from all that is known so far; of identical checkpoints it was made before."""
+        tensors = tuple(self.files.tensors.values())
+        key = self.files.made_of_all(self.config)
+        if key is None:
+            return classify(tensors, self.config, self.options.registry)
+        registry = self.options.registry
+        return self.files.memory.concluded(key, registry, lambda: classify(tensors, self.config, registry))
 
     def settle(self) -> Plan[Classification]:
         """Classify; then fetch what the answer still hangs on, config and shard headers, until it stands."""
         for _ in range(MAX_ROUNDS):
-            found = classify(tuple(self.tensors.values()), self.config, self.options.registry)
+            found = self.classify()
             if found.needs_config and not self.config_is_whole:
                 yield from self.read_config()
                 continue
-            files = {norm.file for norm in self.wanted(found.norms) if norm.file}
-            missing = sorted(files - self.headers.keys())
+            wanted = self.files.by_file(_stored(self.wanted(found.norms)))
+            missing = {path: names for path, names in sorted(wanted.items()) if path not in self.files.opened}
             if not missing:
                 break
-            yield from self.read_headers(missing)
+            yield from self.files.read_headers(missing)
         return found
 
     def read_config(self) -> Plan[None]:
@@ -145,104 +162,46 @@ class _Reader:
         self.config_is_whole = True
         [answer] = yield (Fetch(self.checkpoint.config, limit_bytes=MAX_CONFIG_BYTES),)
         if not isinstance(answer, NotFound):
-            usable = None if isinstance(answer, TooLarge | BadFile) else parse_config(_needed(answer).data)
+            usable = None if isinstance(answer, TooLarge | BadFile) else parse_config(needed(answer).data)
             self.config, self.config_is_unreadable = (self.config, True) if usable is None else (usable, False)
-
-    def read_headers(self, paths: Sequence[str]) -> Plan[None]:
-        """Read and validate the headers of these files, side by side."""
-        if len(paths) > MAX_SHARDS:
-            raise TooLarge(f"{self.where(paths[0])}: one of {len(paths):,} shards to open; at most {MAX_SHARDS:,} are")
-        first = tuple(Fetch(path, 0, first_read_bytes(len(self.promised[path]))) for path in paths)
-        answers = yield self.priced(first)
-        chunks = {path: self.shard(path, answer) for path, answer in zip(paths, answers, strict=True)}
-        rest = tuple(
-            Fetch(path, len(chunk.data), stop)
-            for path, chunk in chunks.items()
-            if (stop := header_bytes(chunk.data, chunk.file_bytes, self.where(path))) > len(chunk.data)
-        )
-        tails = dict(zip((fetch.path for fetch in rest), (yield self.priced(rest)) if rest else (), strict=True))
-        for path, chunk in chunks.items():
-            head = chunk.data + (_needed(tails[path]).data if path in tails else b"")
-            self.headers[path] = parse_header(head, chunk.file_bytes, self.where(path))
-            self.pieces[path] = {ByteRange(0, len(head)): head}
-            self.weights_sha256 = chunk.sha256 if len(self.checkpoint.weights) == 1 else None
-            self.adopt(path)
-
-    def shard(self, path: str, answer: Chunk | AuditError) -> Chunk:
-        """Return a weights file's bytes; that an index names one which is not there is a fault of the checkpoint."""
-        if isinstance(answer, NotFound) and self.checkpoint.index is not None:
-            raise BadFile(f"{self.where(path)}: the index names this shard, it is not there", SHARD_MISSING) from answer
-        return _needed(answer)
-
-    def adopt(self, path: str) -> None:
-        """Take a header's tensors over, and hold them against what the index promised."""
-        found = {spec.name: Tensor(spec.name, path, spec.dtype, spec.shape) for spec in self.headers[path].tensors}
-        check_promised(self.promised[path], found, self.where(path))
-        self.tensors.update(found)
 
     def ask_writers(self, found: Classification) -> Plan[Classification]:
         """On request, read the smallest matrices that write to each stream whose norms are unknown, and hear them."""
         left_bytes = self.options.weights_evidence_bytes
         for stream in unknown_streams(found.norms) if left_bytes else ():
-            if shard := unopened_shard(tuple(self.tensors.values()), stream):
-                yield from self.read_headers([shard])
-            asked = witnesses(tuple(self.tensors.values()), stream, left_bytes)
+            if shard := unopened_shard(tuple(self.files.tensors.values()), stream):
+                yield from self.files.read_headers({shard: ()})
+            asked = witnesses(tuple(self.files.tensors.values()), stream, left_bytes)
             left_bytes -= asked.size_bytes
-            specs = self.specs(writer.tensor.name for writer in asked.writers)
-            yield from self.read_ranges(specs.values())
-            values = (self.value(*specs[writer.tensor.name])[1] for writer in asked.writers)
-            found = with_testimony(found, stream, asked, values)
+            values = yield from self.read_values(writer.tensor.name for writer in asked.writers)
+            found = with_testimony(found, stream, asked, (values[writer.tensor.name][1] for writer in asked.writers))
         return found
 
     def read_norms(self, found: Classification) -> Plan[tuple[ReadNorm, ...]]:
         """Read the scales and biases that are wanted, and compute their figures; the other norms go along unread."""
         wanted = self.wanted(found.norms)
-        specs = self.specs(name for norm in wanted for name in (norm.scale_tensor, norm.bias_tensor) if name)
+        specs = self.files.specs(_stored(wanted))
         for path, spec in specs.values():
-            check_scale_size(spec, self.where(path))
-        yield from self.read_ranges(specs.values())
-        values = {name: self.value(path, spec) for name, (path, spec) in specs.items()}
+            check_scale_size(spec, self.files.where(path))
+        values = yield from self.read_values(specs)
+        self.files.learn(specs.values())
         chosen = set(map(id, wanted))
         return tuple(self.figures(norm, values) if id(norm) in chosen else ReadNorm(norm) for norm in found.norms)
 
+    def read_values(self, names: Iterable[str]) -> Plan[dict[str, tuple[bytes, Vector]]]:
+        """Read these tensors, with the headers of their files where these are not open yet."""
+        by_file = self.files.by_file(names)
+        if unopened := {path: wanted for path, wanted in by_file.items() if path not in self.files.opened}:
+            yield from self.files.read_headers(unopened)
+        specs = self.files.specs(name for wanted in by_file.values() for name in wanted)
+        yield from self.files.read_ranges(specs.values())
+        return {name: self.files.value(path, spec) for name, (path, spec) in specs.items()}
+
     def wanted(self, norms: Iterable[Norm]) -> list[Norm]:
+        """Return the norms whose scales are to be read."""
         return [norm for norm in norms if norm.is_final or self.options.norms == "all"]
 
-    def specs(self, names: Iterable[str]) -> dict[str, tuple[str, TensorSpec]]:
-        """Return {name: (file, spec)} of these tensors."""
-        by_file: dict[str, set[str]] = {}
-        for name in names:
-            by_file.setdefault(self.tensors[name].file, set()).add(name)
-        return {
-            spec.name: (path, spec)
-            for path, wanted in by_file.items()
-            for spec in self.headers[path].tensors
-            if spec.name in wanted
-        }
-
-    def read_ranges(self, specs: Iterable[tuple[str, TensorSpec]]) -> Plan[None]:
-        """Fetch the bytes of these tensors that no piece holds yet, all at once."""
-        missing: dict[str, list[TensorSpec]] = {}
-        for path, spec in specs:
-            if cut(spec, self.pieces[path]) is None:
-                missing.setdefault(path, []).append(spec)
-        ranges = [(path, piece) for path, group in missing.items() for piece in plan_ranges(group)]
-        parts = [(path, piece, part) for path, piece in ranges for part in piece.parts()]
-        if not parts:
-            return
-        answers = yield self.priced(tuple(Fetch(path, part.start, part.stop) for path, _, part in parts))
-        for (path, piece, _), answer in zip(parts, answers, strict=True):
-            held = self.pieces[path]
-            held[piece] = held.get(piece, b"") + _needed(answer).data
-
-    def value(self, path: str, spec: TensorSpec) -> tuple[bytes, np.ndarray]:
-        data = cut(spec, self.pieces[path])
-        if data is None:
-            raise BadFile(f"{self.where(path)}: {shown(spec.name)} could not be read whole")
-        flat = replace(spec, shape=(math.prod(spec.shape),))  # NumPy cannot hold every shape, nor 65 dimensions
-        return data, decode(flat, data, self.where(path))
-
-    def figures(self, norm: Norm, values: Mapping[str, tuple[bytes, np.ndarray]]) -> ReadNorm:
+    def figures(self, norm: Norm, values: Mapping[str, tuple[bytes, Vector]]) -> ReadNorm:
         """Return the norm with its figures; the vectors and the kernel for final norms only."""
         if norm.scale_tensor is None:
             return without_scale(norm, self.options.dead_tau)
@@ -251,50 +210,37 @@ class _Reader:
         return with_scale(norm, weight, beta, hashlib.sha256(stored).hexdigest(), self.options.dead_tau)
 
     def conclude(self, found: Classification, norms: tuple[ReadNorm, ...]) -> Reading:
+        """Return all of it as one record."""
         has_norms = any(read.norm.kind in ("layernorm", "rmsnorm", "unknown") for read in norms)
         main = next((read.norm for read in norms if read.norm.is_main), None)
+        tensors = tuple(self.files.tensors.values())
         return Reading(
             status="ok" if has_norms else "no_norms",
-            reason=None if main else self._why_no_final(found),
+            reason=None if main else _why_no_final(found, len(tensors)),
             norm_kind=main.kind if main else found.norm_kind,
             norms=norms,
-            tensors=tuple(self.tensors.values()),
+            tensors=tensors,
             integrity=tuple(dict.fromkeys((*self.file_verdicts(), *found.integrity, *value_verdicts(norms)))),
-            file_count=len({tensor.file for tensor in self.tensors.values()}),
-            checkpoint_bytes=self._checkpoint_bytes(),
+            file_count=len(self.files.paths),
+            checkpoint_bytes=self.files.size_bytes,
             config=self.config,
-            weights_sha256=self.weights_sha256,
+            weights_sha256=self.files.weights_sha256,
         )
 
     def file_verdicts(self) -> Iterable[str]:
         """Yield the verdicts on a config that is of no use, and on an index that names shards which are not there."""
         if self.config_is_unreadable:
             yield CONFIG_UNREADABLE
-        if not {tensor.file for tensor in self.tensors.values()} <= {file.path for file in self.listing.files}:
+        if not self.files.paths <= {file.path for file in self.listing.files}:
             yield SHARD_MISSING
 
-    def priced(self, fetches: tuple[Fetch, ...]) -> tuple[Fetch, ...]:
-        """Return fetches, unless they would take this model past its byte limit."""
-        self.planned_bytes += sum(fetch.stop - fetch.start for fetch in fetches if fetch.stop is not None)
-        limit_bytes = self.options.max_model_bytes + self.options.weights_evidence_bytes
-        if self.planned_bytes > limit_bytes:
-            wanted = f"{self.planned_bytes:,} bytes would have to be read"
-            raise TooLarge(f"{shown(self.listing.repo_id)}: {wanted}, the limit for one model is {limit_bytes:,}")
-        return fetches
 
-    def _checkpoint_bytes(self) -> int | None:
-        files = {tensor.file for tensor in self.tensors.values()}
-        if files <= self.headers.keys():
-            return sum(header.file_bytes for header in self.headers.values())
-        return self.checkpoint.size_bytes or self.total_bytes
-
-    def _why_no_final(self, found: Classification) -> str:
-        if found.norms:
-            return f"{len(found.norms)} norms, of which none ends a trunk"
-        return f"no norm among {len(self.tensors):,} tensors"
+def _stored(norms: Iterable[Norm]) -> list[str]:
+    """Return the names of the tensors that norms store."""
+    return [name for norm in norms for name in (norm.scale_tensor, norm.bias_tensor) if name]
 
 
-def _needed(answer: Chunk | AuditError) -> Chunk:
-    if isinstance(answer, AuditError):
-        raise answer
-    return answer
+def _why_no_final(found: Classification, tensor_count: int) -> str:
+    if found.norms:
+        return f"{len(found.norms)} norms, of which none ends a trunk"
+    return f"no norm among {tensor_count:,} tensors"

@@ -11,6 +11,8 @@ from tasks.core.kinds import classify
 from tasks.core.records import Evidence, Kind, Norm, Parameterisation, ReadNorm, ScaleFigures, Tensor
 from tasks.core.registry import Registry
 
+FROM_BYTES = ("values", "weights", "behaviour")  # evidence that cannot be had again without reading, or running
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptScale:

@@ -6,8 +6,9 @@ are untrusted text: show them through `errors.shown`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 import numpy as np
@@ -65,16 +66,35 @@ class Listing:
     private: bool | None = None
     disabled: bool | None = None
     parameter_count: int | None = None
+    is_head: bool = True  # sha is what the main branch points to, as far as is known
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """A request for the bytes `[start, stop)` of a file; stop None asks for the whole of a small file."""
+    """A request for the bytes `[start, stop)` of a file; stop None asks for the whole of a small file.
+
+    Attributes:
+        path: the file, within the repo.
+        start: below 0 it counts from the file's end: the last -start bytes are wanted, and stop is None.
+        stop: end of the range.
+        limit_bytes: of a whole file: a longer one is TooLarge; None leaves it to whoever reads.
+        is_guess: nothing hangs on it; it is tried once, and left out where it would cost a request to the Hub.
+        unless: sha256s of files whose bytes are not wanted; of such a file the answer is its size and its hash.
+        of: the file itself, or what the Hub claims of the headers of all shards that this index names.
+    """
 
     path: str
     start: int = 0
     stop: int | None = None
-    limit_bytes: int | None = None  # of a whole file: a longer one is TooLarge; None leaves it to whoever reads
+    limit_bytes: int | None = None
+    is_guess: bool = False
+    unless: Container[str] = ()
+    of: Literal["file", "claims"] = "file"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the file is wanted."""
+        return self.stop is None and self.start >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,3 +269,4 @@ class Audit:
     reading: Reading
     cost: Cost = field(default_factory=Cost)
     shared_from: str | None = None
+    audited_at: datetime | None = None  # when it ended; None: when it was stored

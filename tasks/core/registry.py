@@ -9,7 +9,7 @@ Source: maths.md, sections 1 and 6.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -28,22 +28,29 @@ from tasks.core.measured import (
     with_aliases,
 )
 
-__all__ = ["Architecture", "NormFacts", "Registry", "load_registry", "parse_registry"]
+__all__ = ["Architecture", "NormFacts", "Registry", "load_registry", "measuring", "parse_registry"]
 
 FORMAT = 1  # raised when a reader of the old file would misread the new one
 NESTED_TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config")
 MAX_NESTING = 4  # configs of real models are nested at most three deep
 _ABSENT = object()
+Measure = Callable[[Mapping[str, object]], Architecture | None]  # of a config
 
 
 @dataclass(frozen=True)
 class Registry:
-    """All measured architectures, by class name."""
+    """All measured architectures, by class name.
+
+    Attributes:
+        transformers_version: that was measured.
+        measure: is asked for the architecture of a config that names none of them; None: nobody is.
+    """
 
     transformers_version: str
     _lines: Mapping[str, Line] = field(repr=False)
     _main_classes: Mapping[str, str] = field(repr=False)  # model_type: class
     _neutral: frozenset[str] = field(repr=False)  # containers without a meaning of their own
+    measure: Measure | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -61,15 +68,10 @@ class Registry:
         Args:
             config: a config.json, or the Hub's digest of one; its values may be anything.
         """
-        for _ in range(MAX_NESTING):
-            if not isinstance(config, Mapping):
-                return None
-            name = self._class_of(config)
-            if name is not None:
-                return self._resolved(name, config)
-            nested = (config.get(key) for key in NESTED_TEXT_CONFIGS)
-            config = next((inner for inner in nested if isinstance(inner, Mapping)), None)
-        return None
+        known = self._find(config)
+        if known is None and self.measure is not None and isinstance(config, Mapping):
+            return self.measure(config)
+        return known
 
     def architecture(self, class_name: str) -> Architecture:
         """Return a class as its default config builds it.
@@ -87,7 +89,19 @@ class Registry:
             module: path without the tensor's own name, e.g. "model.layers.17.input_layernorm".
         """
         known, pattern = architecture.by_pattern, pattern_of(module)
-        return known.get(indexed(module)) or known.get(pattern) or nearest(known, pattern, self._neutral)
+        neutral = self._neutral | architecture.neutral if architecture.neutral else self._neutral
+        return known.get(indexed(module)) or known.get(pattern) or nearest(known, pattern, neutral)
+
+    def _find(self, config: Mapping[str, object] | None) -> Architecture | None:
+        for _ in range(MAX_NESTING):
+            if not isinstance(config, Mapping):
+                return None
+            name = self._class_of(config)
+            if name is not None:
+                return self._resolved(name, config)
+            nested = (config.get(key) for key in NESTED_TEXT_CONFIGS)
+            config = next((inner for inner in nested if isinstance(inner, Mapping)), None)
+        return None
 
     def _class_of(self, config: Mapping[str, object]) -> str | None:
         model_type, own_code = config.get("model_type"), bool(config.get("auto_map"))
@@ -134,6 +148,11 @@ class Registry:
         tower = next((norm.tower for norm in old.values()), "text")
         inner = (below(path, norm) for norm in self._resolved(name, part, nesting + 1).norms)
         return rest | {norm.pattern: _placed(norm, tower, is_main) for norm in inner}
+
+
+def measuring(registry: Registry | None, measure: Measure) -> Registry:
+    """Return a registry (None: one that knows nothing) that has measured what it does not know."""
+    return replace(registry or Registry("", {}, {}, NEUTRAL), measure=measure)
 
 
 def parse_registry(data: bytes) -> Registry:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ from tasks.core.records import (
     Norm,
     Reading,
     ReadNorm,
+    ScaleFigures,
     Tensor,
 )
 from tasks.core.verdicts import FROM_NAMES
@@ -34,11 +36,14 @@ Row: TypeAlias = dict[str, Any]
 COUNTED_KINDS = ("layernorm", "rmsnorm", "unknown")  # always in the JSON's counts, also when 0
 _INDEX = re.compile(r"\d+")
 _NORM_COLUMNS = [column.name for column in dataclasses.fields(Norm) if column.name != "evidence"]
+_SCALE_COLUMNS = [column.name for column in dataclasses.fields(ScaleFigures)]
+_norm_values, _scale_values = attrgetter(*_NORM_COLUMNS), attrgetter(*_SCALE_COLUMNS)
+_UNREAD = dict.fromkeys(_SCALE_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Which run an audit belongs to, and when it was made."""
+    """Which run audits belong to, and when they were stored."""
 
     audit_id: str
     night: date
@@ -89,8 +94,8 @@ def audit_json(audit: Audit, *, all_norms: bool = False) -> Row:
 
 def norm_row(read: ReadNorm) -> Row:
     """Return what table `norms` holds of one norm, without the key of its model."""
-    columns = {name: getattr(read.norm, name) for name in _NORM_COLUMNS}
-    return {**columns, **(dataclasses.asdict(read.scale) if read.scale else {})}
+    columns = dict(zip(_NORM_COLUMNS, _norm_values(read.norm), strict=True))
+    return columns | dict(zip(_SCALE_COLUMNS, _scale_values(read.scale), strict=True)) if read.scale else columns
 
 
 def pack_tensors(tensors: Sequence[Tensor]) -> bytes:
@@ -133,7 +138,7 @@ def conclusion_rows(repo_id: str, sha: str | None, norms: Sequence[ReadNorm]) ->
     """Return the rows of tables norms, kernels and evidence of one checkpoint."""
     key = {"repo_id": repo_id, "sha": sha, "method_version": METHOD_VERSION}
     return {
-        "norms": [{**key, **norm_row(read)} for read in norms],
+        "norms": [{**key, **_UNREAD, **norm_row(read)} for read in norms],
         "kernels": [{**key, **_kernel_row(read)} for read in norms if read.kernel],
         "evidence": [{**key, **row} for row in _evidence_rows([read.norm for read in norms])],
     }
@@ -170,6 +175,7 @@ def _audit_row(audit: Audit, stamp: Stamp) -> Row:
     main = next((read.norm for read in reading.norms if read.norm.is_main), None)
     return {
         **dataclasses.asdict(stamp),
+        "audited_at": audit.audited_at or stamp.audited_at,
         "repo_id": audit.listing.repo_id,
         "sha": audit.listing.sha,
         "read_version": READ_VERSION,
@@ -209,8 +215,12 @@ def _finite(vector: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
 def _evidence_rows(norms: Sequence[Norm]) -> Iterator[Row]:
     """Yield all facts on final norms; of what the norms of many layers share, that on the first of them."""
     told: set[tuple[str, Evidence]] = set()
+    told_whole: set[tuple[str, int]] = set()  # by identity: layers share one tuple of facts, costly to compare
     for norm in norms:
         pattern = _INDEX.sub("#", norm.module)
+        if not norm.is_final and (pattern, id(norm.evidence)) in told_whole:
+            continue
+        told_whole.add((pattern, id(norm.evidence)))
         for fact in norm.evidence:
             if norm.is_final or (pattern, fact) not in told:
                 told.add((pattern, fact))

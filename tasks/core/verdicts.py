@@ -25,5 +25,7 @@ SCALES_ALL_ONE: Final = "scales_all_one"  # every scale is exactly 1: never trai
 SCALE_NOT_FINITE: Final = "scale_not_finite"  # a scale holds NaN or an infinite value
 BIAS_NOT_FINITE: Final = "bias_not_finite"  # the bias of a final norm does
 
+FROM_VALUES: Final = frozenset({SCALES_ALL_ONE, SCALE_NOT_FINITE, BIAS_NOT_FINITE})
+
 # What is concluded from names alone, and so again whenever the method changes; all else was seen in the bytes.
 FROM_NAMES: Final = frozenset({ADAPTER_ONLY, ANONYMOUS_NAMES, LAYER_GAPS, NO_NORM_TENSORS, PROMISED_NORM_MISSING})

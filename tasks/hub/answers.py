@@ -24,6 +24,10 @@ class Refused(Transient):
     """A host of files refused a signed address: it has expired, or was signed for another range."""
 
 
+class UnknownAddress(NotFound):
+    """A 404 that names nothing which is missing: this server has no such address at all."""
+
+
 def refusal(status: int, headers: Mapping[str, str], where: str, listing: Listing) -> AuditError:
     """Return the error that an answer of the Hub amounts to, where it brings neither bytes nor a redirect."""
     code, said = headers.get("X-Error-Code", ""), headers.get("X-Error-Message", "")
@@ -40,6 +44,8 @@ def refusal(status: int, headers: Mapping[str, str], where: str, listing: Listin
         return _private(answer) if code == "RepoNotFound" and listing.private else NotFound(answer)
     if status in (401, 403):
         return _closed(status, answer, listing)
+    if status == 404 and not code:
+        return UnknownAddress(answer)
     return NotFound(answer) if status in (404, 410) else Failed(answer)
 
 
@@ -116,14 +122,20 @@ def partial_size(headers: Mapping[str, str], fetch: Fetch, where: str) -> tuple[
     """
     value = headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(value)
-    asked = f"{where}: asked for bytes [{fetch.start:,}, {fetch.stop:,}),"
+    asked = f"{where}: asked for {asked_bytes(fetch)},"
     if match is None:
         raise Transient(f"{asked} got a part with Content-Range {shown(value)!r}; expected bytes first-last/total")
     first, last, total = map(int, match.groups())
-    stop = min(fetch.stop or 0, total)
-    if (first, last + 1) != (fetch.start, stop):
+    start = fetch.start if fetch.start >= 0 else max(0, total + fetch.start)
+    stop = total if fetch.stop is None else min(fetch.stop, total)
+    if (first, last + 1) != (start, stop):
         raise Transient(f"{asked} got [{first:,}, {last + 1:,}) of {total:,}")
     return stop - first, total
+
+
+def asked_bytes(fetch: Fetch) -> str:
+    """Return in words which bytes of a file a fetch asks for."""
+    return f"the last {-fetch.start:,} bytes" if fetch.stop is None else f"bytes [{fetch.start:,}, {fetch.stop:,})"
 
 
 def size_past_end(headers: Mapping[str, str], fetch: Fetch, where: str) -> int:
@@ -134,9 +146,8 @@ def size_past_end(headers: Mapping[str, str], fetch: Fetch, where: str) -> int:
     """
     value = headers.get("Content-Range", "")
     match = _UNSATISFIED_RANGE.fullmatch(value)
-    if match is None or int(match[1]) > fetch.start:
+    if match is None or int(match[1]) > max(fetch.start, 0):
         raise Transient(
-            f"{where}: bytes [{fetch.start:,}, {fetch.stop:,}) were refused as past the end, yet Content-Range is"
-            f" {shown(value)!r}"
+            f"{where}: {asked_bytes(fetch)} were refused as past the end, yet Content-Range is {shown(value)!r}"
         )
     return int(match[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import quote
@@ -14,11 +15,11 @@ from yarl import URL
 
 from tasks.core.errors import AuditError, Failed, NotFound, Transient, shown
 from tasks.core.records import Chunk, Fetch, Listing
-from tasks.hub.answers import Refused
+from tasks.hub.answers import Refused, UnknownAddress, asked_bytes
 from tasks.hub.entries import FACTS, is_repo_id, listing_of
 from tasks.hub.options import HubOptions, Learned, Meter, encoded, origin_of
-from tasks.hub.remote import Remote, remote_file
-from tasks.hub.retry import Patience
+from tasks.hub.remote import Remote, claims_of, remote_file, why_not_claims
+from tasks.hub.retry import Patience, settled
 from tasks.hub.wire import Job, Wire
 
 T = TypeVar("T")
@@ -109,7 +110,8 @@ class Hub:
         facts = "&".join(f"expand={fact}" for fact in FACTS)
         url = URL(self._options.url(f"api/models/{encoded(repo_id)}{at}?{facts}"), encoded=True)
         job = Job(Remote(Listing(repo_id), where, url), Fetch(""), meter or Meter())
-        return await self._persist(lambda: self._describe(job))
+        listing = await self._persist(lambda: self._describe(job))
+        return replace(listing, is_head=revision is None)
 
     async def _describe(self, job: Job) -> Listing:
         found = await self._wire.chase(job.remote.url, job)
@@ -130,6 +132,8 @@ class Hub:
     ) -> tuple[Chunk | AuditError, ...]:
         async def answer(fetch: Fetch) -> Chunk | AuditError:
             try:
+                if fetch.of == "claims":
+                    return await self._claims(listing, fetch, meter)
                 if fetch.path not in remotes:
                     remotes[fetch.path] = remote_file(listing, fetch.path, self._options)
                 return await self._fetch(remotes[fetch.path], fetch, meter)
@@ -142,11 +146,53 @@ class Hub:
             running = [group.create_task(answer(fetch)) for fetch in wanted]
         return tuple(task.result() for task in running)
 
+    async def _claims(self, listing: Listing, fetch: Fetch, meter: Meter) -> Chunk:
+        """Return what the Hub tells of all shards' headers; whatever is wrong with that is an answer: ask the index.
+
+        Raises:
+            Failed: not asked, or no answer; it is tried once.
+            AuditError: the Hub's other answers.
+        """
+        if reason := why_not_claims(listing, self._options, self._learned):
+            raise Failed(f"{shown(listing.repo_id)}: {reason}")
+        job = Job(claims_of(listing, fetch.path, self._options), fetch, meter)
+        try:
+            found = await self._wire.chase(job.remote.url, job)
+        except UnknownAddress:
+            self._learned.lacks_claims = True
+            raise
+        except Transient as fault:
+            raise settled(fault, tries=1) from fault
+        if isinstance(found, URL):
+            raise Failed(f"{job.where}: the Hub's API redirects to {shown(found.host)}; not followed")
+        return found
+
     async def _fetch(self, remote: Remote, fetch: Fetch, meter: Meter) -> Chunk:
-        if fetch.stop is not None and not 0 <= fetch.start < fetch.stop:
+        is_range = fetch.start < 0 if fetch.stop is None else 0 <= fetch.start < fetch.stop
+        if not (is_range or fetch.is_whole):
             raise ValueError(f"{remote.where}: [{fetch.start}, {fetch.stop}) is no range of bytes")
         job = Job(remote, fetch, meter)
+        if fetch.is_guess:
+            return await self._guess(job)
         return await self._persist(lambda: self._read(job))
+
+    async def _guess(self, job: Job) -> Chunk:
+        """Try once to have a range at an address that another fetch of the file has brought.
+
+        Raises:
+            Failed: there is no such address, or it did not serve the range.
+        """
+        remote = job.remote
+        async with remote.lock:  # until the other fetch has its address
+            if remote.is_in(job.fetch.unless):
+                return remote.unread()
+            address = remote.signed_url
+        if address is None or not self._learned.may_share:
+            raise Failed(f"{job.where}: {asked_bytes(job.fetch)} left out: they would cost a request to the Hub")
+        try:
+            return await self._read_at(address, job, is_reused=True)
+        except Transient as fault:
+            raise settled(fault, tries=1) from fault
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         tries = 0
@@ -161,25 +207,27 @@ class Hub:
     async def _read(self, job: Job) -> Chunk:
         """Try once: at the address that served the file before if there is one, else where the Hub sends us."""
         found, is_reused = await self._locate(job)
-        if isinstance(found, Chunk):
-            return found
+        return found if isinstance(found, Chunk) else await self._read_at(found, job, is_reused=is_reused)
+
+    async def _read_at(self, address: URL, job: Job, *, is_reused: bool) -> Chunk:
         try:
-            chunk = await self._wire.chase(found, job)
+            chunk = await self._wire.chase(address, job)
         except Transient as fault:
-            job.remote.forget(found)
+            if not job.fetch.is_guess:
+                job.remote.forget(address)
             if is_reused and isinstance(fault, Refused):
-                self._learned.serves_more.setdefault(origin_of(found), False)
+                self._learned.serves_more.setdefault(origin_of(address), False)
                 raise Transient(str(fault), wait_s=0.0) from fault
             raise
         if isinstance(chunk, URL):
-            raise Failed(f"{job.where}: {shown(found.host)} redirects back to the Hub; not followed")
+            raise Failed(f"{job.where}: {shown(address.host)} redirects back to the Hub; not followed")
         if is_reused:
-            self._learned.serves_more[origin_of(found)] = True
+            self._learned.serves_more[origin_of(address)] = True
         return chunk
 
     async def _locate(self, job: Job) -> tuple[Chunk | URL, bool]:
         """Return the file's address at a host of files, or its bytes if the Hub has them; and whether it is reused."""
-        if job.remote.is_direct or False in self._learned.serves_more.values():
+        if job.remote.is_direct or not self._learned.may_share:
             return await self._known_or_resolved(job)  # there may be no address to share: nothing to wait for
         async with job.remote.lock:
             return await self._known_or_resolved(job)
@@ -193,4 +241,4 @@ class Hub:
             remote.signed_url = found
         else:
             remote.is_direct = True
-        return found, False
+        return (remote.unread() if remote.is_in(job.fetch.unless) else found), False

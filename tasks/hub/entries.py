@@ -40,7 +40,7 @@ def is_repo_id(text: object) -> bool:
 
 def listing_of(entry: object) -> Listing | None:
     """Return what is usable of one entry of the Hub's JSON, or None if it does not even name a repo."""
-    if not isinstance(entry, Mapping) or not is_repo_id(entry.get("id")):
+    if not isinstance(entry, dict) or not is_repo_id(entry.get("id")):
         return None
     repo_id = str(entry["id"])
     return Listing(
@@ -67,7 +67,7 @@ def _text(value: object) -> str | None:
     """Return a string that any encoding can hold; lone surrogates break files and databases alike."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT_CHARS:
         return None
-    return value if _is_unicode(value) else None
+    return value if value.isascii() or _is_unicode(value) else None
 
 
 def _is_unicode(text: str) -> bool:
@@ -112,15 +112,16 @@ def _moment(value: object) -> str | None:
 
 
 def _files(siblings: object) -> tuple[RepoFile, ...]:
-    found = (_file(sibling) for sibling in siblings) if isinstance(siblings, list) else ()
-    return tuple(file for file in found if file)
+    return tuple(file for file in map(_file, siblings) if file) if isinstance(siblings, list) else ()
 
 
 def _file(sibling: object) -> RepoFile | None:
-    if not isinstance(sibling, Mapping) or not (path := _text(sibling.get("rfilename"))):
+    if not isinstance(sibling, dict) or not (path := _text(sibling.get("rfilename"))):
         return None
+    if len(sibling) == 1:  # nearly always: a night has millions of files
+        return RepoFile(path)
     lfs = sibling.get("lfs")
-    sha256 = lfs.get("sha256") if isinstance(lfs, Mapping) else None
+    sha256 = lfs.get("sha256") if isinstance(lfs, dict) else None
     return RepoFile(path, _count(sibling.get("size")), _sha(sha256))
 
 
@@ -136,4 +137,4 @@ def _config(value: object) -> Mapping[str, object] | None:
 
 
 def _parameters(safetensors: object) -> int | None:
-    return _count(safetensors.get("total")) if isinstance(safetensors, Mapping) else None
+    return _count(safetensors.get("total")) if isinstance(safetensors, dict) else None

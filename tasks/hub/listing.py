@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import httpx2
+import orjson
 from huggingface_hub import get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 from yarl import URL
@@ -182,7 +183,7 @@ class _Pages:
 
     def _parse(self, body: bytes, next_url: URL | None) -> tuple[list[object], URL | None]:
         try:
-            entries = json.loads(body)
+            entries = _loaded(body)
         except (ValueError, RecursionError) as error:
             raise _Illegible(
                 f"listing: a page of {len(body):,} bytes is no JSON ({type(error).__name__})", next_url
@@ -190,6 +191,14 @@ class _Pages:
         if not isinstance(entries, list):
             raise _Illegible(f"listing: a page is no list of repos but {shown(entries)}", next_url)
         return entries, next_url
+
+
+def _loaded(body: bytes) -> Any:
+    """Return JSON; what the fast parser refuses and Python's does not (NaN, half a character) costs no whole page."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
 
 
 def _check_status(response: httpx2.Response, url: URL) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import quote
 
 from huggingface_hub import constants, get_token
@@ -14,6 +14,7 @@ from yarl import URL
 from tasks.core.records import Cost
 from tasks.hub.pace import Pace
 
+CONNECTIONS_PER_HOST = 128  # all 65 scales of a 7B model at once; 600 models/s at 50 ms, far over any quota
 Origin: TypeAlias = tuple[str, str | None, int | None]  # scheme, host, port
 
 
@@ -32,6 +33,9 @@ class HubOptions:
         first_wait_s: upper bound of the wait before the first retry; doubled for each further one.
         longest_wait_s: upper bound of any wait between tries, but for those the server asks for.
         connections_per_host: requests under way at once to one host.
+        shard_headers: where to learn what the shards of a checkpoint hold: from its index (requests to resolve
+            addresses), from the Hub's own digest of all headers (one request to its API), or from whichever leaves more
+            of its quota.
         max_whole_file_bytes: largest file that is read whole, decompressed.
         max_skipped_bytes: how far into a file a server that ignores ranges may be read to get at a range.
     """
@@ -45,7 +49,8 @@ class HubOptions:
     retries: int = 4  # with the waits below, faults of up to 7 s on average are waited out
     first_wait_s: float = 1.0
     longest_wait_s: float = 20.0
-    connections_per_host: int = 64  # enough for 300 models a second at 50 ms; the quota allows far fewer
+    connections_per_host: int = CONNECTIONS_PER_HOST
+    shard_headers: Literal["auto", "api", "index"] = "auto"
     max_whole_file_bytes: int = 64_000_000  # an index takes about 100 bytes a tensor; the largest known are near 20 MB
     max_skipped_bytes: int = 1_000_000  # a model's final norm lies gigabytes in: one attempt would read all of that
 
@@ -117,10 +122,17 @@ class Learned:
     Attributes:
         pace: the limiter of all requests to the Hub.
         serves_more: for each CDN, whether a URL that was signed for one range served another; absent: not tried yet.
+        lacks_claims: this Hub has no digest of all headers of a sharded checkpoint.
     """
 
     pace: Pace = field(default_factory=Pace)
     serves_more: dict[Origin, bool] = field(default_factory=dict)
+    lacks_claims: bool = False
+
+    @property
+    def may_share(self) -> bool:
+        """Whether an address may serve a further range, as far as is known: no host has refused one."""
+        return False not in self.serves_more.values()
 
 
 def origin_of(url: URL) -> Origin:

@@ -20,6 +20,8 @@ from types import TracebackType
 
 from huggingface_hub.utils import RateLimitInfo, parse_ratelimit_headers  # type: ignore[attr-defined]  # not in __all__
 
+from tasks.hub.quota import Quota
+
 SPREAD_FRACTION = 0.2  # of a quota: below this, what is left is spread evenly over what is left of the window
 POLL_S = 0.05  # about a round trip: the wait of a request that depends on the answers to others
 ROUNDING_S = 1.0  # t is in whole seconds
@@ -47,6 +49,12 @@ class Pace:
     def turn(self, bucket: str) -> Turn:
         """Return a turn for one request that the Hub counts in this bucket ("api" or "resolvers")."""
         return Turn(self, bucket)
+
+    def quota(self, bucket: str) -> Quota | None:
+        """Return what is known of a quota now; None before the first answer that told it."""
+        with self._lock:
+            found = self._buckets.get(bucket)
+            return found.told(self._clock()) if found else None
 
     def _ask(self, turn: Turn) -> float:
         with self._lock:
@@ -154,6 +162,14 @@ class _Bucket:
         self._grant(turn, now)
         return 0.0
 
+    def told(self, now: float) -> Quota | None:
+        if self.limit == math.inf:
+            return None
+        if now >= self.reset_at:
+            self._pass_to_next_window(now)
+        left, resets_in_s = max(0, math.floor(self._free())), max(0.0, self.reset_at - now)
+        return Quota(int(self.limit), self.window_s, self.share, left, resets_in_s)
+
     def end(self, turn: Turn, info: RateLimitInfo | None, now: float) -> None:
         """Close a turn, with what its answer said of this quota; None: there was no answer, or it said nothing."""
         self.under_way -= 1
@@ -213,4 +229,4 @@ class _Bucket:
         self.own_left -= 1
         free = self._free()
         if self.reset_at < math.inf and (self.limit == math.inf or free < SPREAD_FRACTION * self.limit * self.share):
-            self.next_at = now + (self.reset_at - now) / (free + 1)
+            self.next_at = now + max(0.0, self.runs_until - now) / (free + 1)

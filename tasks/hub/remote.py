@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ from yarl import URL
 
 from tasks.core.errors import BadFile, Failed, Transient, shown
 from tasks.core.records import Chunk, Listing
-from tasks.hub.options import HubOptions, encoded
+from tasks.hub.options import HubOptions, Learned, encoded
 from tasks.hub.retry import Contradiction
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -85,6 +85,14 @@ class Remote:
             self.etags.setdefault(*etag)
         return Chunk(data, file_bytes, self.sha256)
 
+    def is_in(self, known: Container[str]) -> bool:
+        """Return whether the Hub has told the file's hash and size, and the hash is among those known."""
+        return self.sha256 is not None and self.linked_bytes is not None and self.sha256 in known
+
+    def unread(self) -> Chunk:
+        """Return the answer of a file that need not be read: its size and its hash."""
+        return Chunk(b"", self.linked_bytes or 0, self.sha256)
+
     def forget(self, url: URL) -> None:
         """Stop using an address that failed, unless another has taken its place."""
         if self.signed_url is url:
@@ -105,3 +113,29 @@ def remote_file(listing: Listing, path: str, options: HubOptions) -> Remote:
         raise BadFile(f"{where}: this path does not lead to a file of the repo")
     address = f"{encoded(listing.repo_id)}/resolve/{quote(listing.sha, safe='')}/{encoded(path)}"
     return Remote(listing, where, URL(options.url(address), encoded=True))
+
+
+def claims_of(listing: Listing, index: str, options: HubOptions) -> Remote:
+    """Return the Hub's digest of all headers that an index leads to; it names no commit, being of the main branch."""
+    where = f"{shown(listing.repo_id)}/{shown(index)}: its digest of headers"
+    address = f"api/models/{encoded(listing.repo_id)}/safetensors-metadata/{encoded(index)}"
+    return Remote(replace(listing, sha=None), where, URL(options.url(address), encoded=True))
+
+
+def why_not_claims(listing: Listing, options: HubOptions, learned: Learned) -> str | None:
+    """Return in words why the Hub is not asked for that digest; None: it is.
+
+    One request to the API stands for two to resolve addresses; where the choice is left open, it is asked while the
+    API's quota has no smaller part left than theirs.
+    """
+    if options.shard_headers == "index":
+        return "the settings say to read indexes"
+    if learned.lacks_claims:
+        return "this Hub has no digest of headers"
+    if not listing.is_head:
+        return "a digest of headers is of the main branch alone"
+    api, resolvers = learned.pace.quota("api"), learned.pace.quota("resolvers")
+    if options.shard_headers == "api" or api is None or resolvers is None:
+        return None
+    is_scarcer = api.left * resolvers.limit < resolvers.left * api.limit
+    return "the quota of the API is scarcer" if is_scarcer else None

@@ -14,6 +14,7 @@ from tasks.core.errors import Failed, Transient, shown
 from tasks.core.records import Chunk, Fetch
 from tasks.hub.answers import (
     REDIRECTS,
+    asked_bytes,
     asked_wait_s,
     cdn_refusal,
     partial_size,
@@ -24,6 +25,7 @@ from tasks.hub.answers import (
 from tasks.hub.bodies import check_kind, drain, expect_end, read_exactly, read_whole
 from tasks.hub.options import HubOptions, Meter, origin_of
 from tasks.hub.pace import Pace, Turn
+from tasks.hub.proxies import Proxies
 from tasks.hub.remote import Remote
 
 MAX_REDIRECTS = 5  # on either side; the Hub needs two: a renamed repo, then the host of files
@@ -47,7 +49,10 @@ class Job:
     @property
     def range_header(self) -> dict[str, str]:
         """The Range header of the request; it goes to the Hub too, so that an address bound to its range matches."""
-        return {} if self.fetch.stop is None else {"Range": f"bytes={self.fetch.start}-{self.fetch.stop - 1}"}
+        fetch = self.fetch
+        if fetch.is_whole:
+            return {}
+        return {"Range": f"bytes={fetch.start}" if fetch.stop is None else f"bytes={fetch.start}-{fetch.stop - 1}"}
 
 
 class Wire:
@@ -65,6 +70,7 @@ class Wire:
         self._headers = {to_hub: options.headers(to_hub=to_hub) for to_hub in (True, False)}
         self._pace = pace
         self._sleep = sleep
+        self._proxies = Proxies()
 
     def open(self) -> None:
         """Make the session; needs a running event loop."""
@@ -116,7 +122,8 @@ class Wire:
         with await self._let_through(url) if at_hub else nullcontext() as turn:
             job.meter.count(at_hub)
             try:
-                async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                proxy = self._proxies.of(url)
+                async with self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy) as response:
                     if turn is not None:
                         turn.answered(response.headers, asked_wait_s(response.status, response.headers))
                     yield response
@@ -131,7 +138,7 @@ class Wire:
         return turn
 
     async def _take(self, response: ClientResponse, job: Job, at_hub: bool, is_pinned: bool) -> Chunk:
-        is_whole = job.fetch.stop is None
+        is_whole = job.fetch.is_whole
         take = {
             (200, True): self._take_whole,
             (200, False): self._take_start,
@@ -162,13 +169,15 @@ class Wire:
         check_kind(response, ("identity",), job.where)
         fetch, limit = job.fetch, self._options.max_skipped_bytes
         file_bytes = response.content_length if response.content_length is not None else job.remote.linked_bytes
-        asked = f"{job.where}: asked for bytes [{fetch.start:,}, {fetch.stop:,}), got the whole file"
+        asked = f"{job.where}: asked for {asked_bytes(fetch)}, got the whole file"
+        if fetch.stop is None:
+            raise Transient(asked)
         if file_bytes is None:
             raise Transient(f"{asked} and no word of its size")
-        if fetch.start and (fetch.stop or 0) > limit:
+        if fetch.start and fetch.stop > limit:
             raise Transient(f"{asked} of {file_bytes:,} bytes; at most {limit:,} are read to skip to a range")
         job.remote.check(file_bytes, _etag(response))
-        stop = min(fetch.stop or 0, file_bytes)
+        stop = min(fetch.stop, file_bytes)
         data = await read_exactly(response, stop, job.where, job.meter)
         if stop == file_bytes:
             await expect_end(response, stop, job.where)
@@ -199,7 +208,7 @@ def _check_pinned(is_pinned: bool, job: Job) -> None:
 
 def _etag(response: ClientResponse) -> tuple[str | None, str] | None:
     etag = response.headers.get("ETag")
-    return None if etag is None else (response.url.host, etag)
+    return None if etag is None else (response.url.authority, etag)
 
 
 def _kind_of(fault: BaseException) -> str:

@@ -22,6 +22,7 @@ from tasks.site.columns import COLUMNS, STATUSES, Column, figure
 Row: TypeAlias = Mapping[str, Any]
 
 FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet would run a cell of text that begins so
+_NAMES = dict.fromkeys(column.name for column in COLUMNS).keys()
 PAGE_ROWS = 5_000  # 5 MB of HTML, which a phone still sorts at once; CSV and JSON hold every row
 
 
@@ -46,7 +47,7 @@ class Edition:
 
 def site_files(edition: Edition) -> dict[str, bytes]:
     """Return {file name: content} of the site."""
-    picked = [{column.name: row.get(column.name) for column in COLUMNS} for row in edition.rows]
+    picked = [_picked(row) for row in edition.rows]
     return {
         "index.html": _page(edition, picked).encode(),
         "leaderboard.json": orjson.dumps(_document(edition, picked), default=str),
@@ -59,6 +60,11 @@ def markdown_cell(text: str) -> str:
     """Return untrusted text as one cell of a Markdown table, nothing in it being markup, HTML or a bare link."""
     escaped = "".join(f"\\{c}" if c in "\\`*_{}[]<>|#&~" else c for c in shown(text))
     return escaped.replace("://", ":\\//").replace("www.", "www\\.")
+
+
+def _picked(row: Row) -> Row:
+    """Return a row with exactly the columns shown; the row itself where it is so, for there are very many."""
+    return row if row.keys() == _NAMES else {name: row.get(name) for name in _NAMES}
 
 
 def _document(edition: Edition, rows: Sequence[Row]) -> dict[str, Any]:

@@ -108,6 +108,33 @@ def entries(seen: list[Seen], place: Places, ends: set[str], main: str | None) -
     return found
 
 
+def line_of(result: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a class's line, without what its body's line says as well."""
+    line = {"type": result["model_type"], "final_by": result["final_by"]}
+    body, prefix = result.get("body"), result.get("prefix")
+    shared = _prefixed(results.get(body, {}), prefix) if body and prefix else None
+    norms = result["norms"]
+    if shared and all(norm in norms for norm in shared):
+        line |= {"body": body, "prefix": prefix}
+        norms = [norm for norm in norms if norm not in shared]
+    norms = norms + result.get("switched_on", [])
+    if line["final_by"] == "forward":
+        del line["final_by"]
+    return (
+        line
+        | ({"norms": norms} if norms else {})
+        | {k: v for k in ("renamed", "parts", "variants") if (v := result.get(k))}
+    )
+
+
+def _prefixed(body: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
+    """Return a body's norms as a class that holds it would tell them."""
+    return [
+        {key: value for key, value in norm.items() if key != "bias_optional"} | {"at": f"{prefix}.{norm['at']}"}
+        for norm in body.get("norms", ())
+    ]
+
+
 def _entry(at: str, group: list[Seen], place: Places, ends: set[str], main: str | None) -> dict[str, Any]:
     behaviour, last = group[0].behaviour, max(group, key=_indices)
     final: bool | str = last.path in ends and ("last_layer" if "{i}" in at else True)

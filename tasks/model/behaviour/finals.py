@@ -1,12 +1,13 @@
 """Which norm comes last in each tower's trunk, from one traced forward pass.
 
 A tower is a part of a model that transformers makes a model of its own (a vision tower, a text decoder, an encoder).
-Its final norm is, in this order: the norm whose output is the tower's last hidden state; the norm that reads that state
-directly (pooled: CLIP); the last norm that ran in it.
+Its final norm is, in this order: the last norm whose output the tower hands out, as its last hidden state or as what
+it pools from that; the norm that reads that state directly (pooled: CLIP); the last norm that ran in it.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Final:
     tower: str
     order: int  # of its last call
     is_output: bool  # its output is the last hidden state of the whole model
+    is_reached: bool  # the whole model has run it, and not only its tower by itself
 
 
 def finals_of(base: str, towers: Mapping[str, Any], per_token: set[str], trace: Trace) -> list[Final]:
@@ -49,9 +51,10 @@ def finals_of(base: str, towers: Mapping[str, Any], per_token: set[str], trace: 
     state = _state(whole.output) if whole else None
     by_norm: dict[str, Final] = {}
     for path, call in found.items():
-        order = max(index for index, other in enumerate(trace.calls) if other.path == call.path)
+        calls = [index for index, other in enumerate(trace.calls) if other.path == call.path]
+        is_reached = whole is not None and any(whole.start <= index < whole.stop for index in calls)
         is_output = state is not None and _cut_from(state, _tensor(call.output))
-        by_norm.setdefault(call.path, Final(call.path, path, order, is_output))
+        by_norm.setdefault(call.path, Final(call.path, path, calls[-1], is_output, is_reached))
     return list(by_norm.values())
 
 
@@ -59,11 +62,15 @@ def main_final(finals: Iterable[Final], names: Mapping[str, str]) -> Final | Non
     """Return the final norm whose output a user reads: of the decoder, else of the text tower, else the last to run.
 
     Args:
-        finals: of all towers.
+        finals: of all towers; those that the whole model has run come first.
         names: tower path: its name.
     """
     order = {"decoder": 2, "text": 1}
-    return max(finals, key=lambda final: (order.get(names[final.tower], 0), final.is_output, final.order), default=None)
+
+    def rank(final: Final) -> tuple[bool, int, bool, int]:
+        return final.is_reached, order.get(names[final.tower], 0), final.is_output, final.order
+
+    return max(finals, key=rank, default=None)
 
 
 def tower_name(path: str, tower: Any, has_siblings: bool) -> str:
@@ -80,8 +87,15 @@ def tower_name(path: str, tower: Any, has_siblings: bool) -> str:
         return "encoder"
     if TEXT.search(path):
         return "text"
-    reads = str(getattr(tower, "main_input_name", "input_ids"))
+    reads = _main_input(tower)
     return "vision" if "pixel" in reads else "audio" if reads in ("input_values", "input_features") else "text"
+
+
+def _main_input(tower: Any) -> str:
+    """Return what a tower reads first; one without words of its own has the name that classes inherit."""
+    parameters = list(inspect.signature(tower.forward).parameters)
+    named = str(getattr(tower, "main_input_name", "input_ids"))
+    return named if named in parameters or not parameters else parameters[0]
 
 
 def within(path: str, tower: str) -> bool:
@@ -123,12 +137,12 @@ def _after(own: list[Call], calls: list[Call], below: Mapping[str, Call | None],
 
 
 def _ending(calls: list[Call], span: Span) -> Call | None:
-    """Return the norm whose output is a tower's last hidden state, or the one that reads that state."""
-    state = _state(span.output)
+    """Return the last norm whose output a tower hands out, or the one that reads its last hidden state."""
+    state, pooled = _state(span.output), _tensor(getattr(span.output, "pooler_output", None))
     if state is None:
         return None
     for call in reversed(calls):
-        if _cut_from(state, _tensor(call.output)):
+        if _cut_from(state, _tensor(call.output)) or _cut_from(pooled, _tensor(call.output)):
             return call
     for call in calls[-1:]:
         if _cut_from(_tensor(call.args[0] if call.args else None), state) or _pooled_from(call, state):

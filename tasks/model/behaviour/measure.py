@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from tasks.model.behaviour.norms import Behaviour, behaviour_of, candidates, gue
 from tasks.model.behaviour.tiny import (
     MAX_PARAMETERS,
     RECIPES,
+    Recipe,
     default_config,
-    stand_in_for_timm,
+    stand_in_for_libraries,
     tiny_config,
     with_parts,
 )
@@ -33,34 +34,53 @@ PER_TOKEN = ("layernorm", "rmsnorm", "unknown")
 
 
 def measure(cls: Any) -> dict[str, Any]:
-    """Return a class's norms, with what failed on the way.
+    """Return a class's norms as its default config builds them, with what failed on the way.
 
-    Sizes are shrunk in one way after another until the class can be built and run. Heads share the answers of the body
-    below them, so that only bodies are built again with the config's switches turned.
+    Heads share the answers of the body below them, so that only bodies are built again with the config's switches
+    turned.
     """
+    prepare()
+    result, config = first_that_runs(cls, lambda recipe: tiny_config(cls.config_class, recipe))
+    if config is not None and not result["body"]:
+        if result["parameters"] <= MAX_SWITCHED_PARAMETERS:
+            variants.add_switched(result, config, lambda switched: measured(cls, switched))
+        variants.mark_optional_biases(result, config, cls)
+        add_unseen(result, cls, _fuller(cls, config))
+    return result
+
+
+def prepare() -> None:
+    """Make what is measured the same every time, and let classes be built that ask for absent libraries."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    stand_in_for_timm()
+    stand_in_for_libraries()
+
+
+def first_that_runs(cls: Any, make: Callable[[Recipe], Any]) -> tuple[dict[str, Any], Any]:
+    """Return the norms of a class as the first of its tiny configs that runs as a whole builds them, and that config.
+
+    Args:
+        cls: a model class.
+        make: the config that a recipe makes; sizes are shrunk in one way after another.
+
+    Returns:
+        Where none runs, those of the config of which most ran; ({"failed": "build", …}, None) where none can be built.
+    """
     tried, errors = [], []
     for recipe in RECIPES:
         try:
-            config = tiny_config(cls.config_class, recipe)
+            config = make(recipe)
             tried.append((measured(cls, config), config))
         except Exception as error:  # whatever a model raises on sizes that do not go together
             errors.append(f"{recipe}: {type(error).__name__}: {str(error)[:200]}")
             continue
-        if tried[-1][0]["final_by"] == "forward":
+        if tried[-1][0]["whole"]:
             break
     if not tried:
-        return {"failed": "build", "errors": errors, "model_type": cls.config_class.model_type}
-    result, config = max(tried, key=lambda pair: (pair[0]["final_by"] == "forward", pair[0]["ran"]))
+        return {"failed": "build", "errors": errors, "model_type": cls.config_class.model_type}, None
+    result, config = max(tried, key=lambda pair: (pair[0]["final_by"] == "forward", pair[0]["whole"], pair[0]["ran"]))
     result["errors"] += errors
-    if not result["body"]:
-        if result["parameters"] <= MAX_SWITCHED_PARAMETERS:
-            variants.add_switched(result, config, lambda switched: measured(cls, switched))
-        variants.mark_optional_biases(result, config, cls)
-        add_unseen(result, cls, config)
-    return result
+    return result, config
 
 
 def measured(cls: Any, config: Any) -> dict[str, Any]:
@@ -78,6 +98,7 @@ def measured(cls: Any, config: Any) -> dict[str, Any]:
     return {
         "model_type": cls.config_class.model_type,
         "final_by": "forward" if ran else "registration",
+        "whole": base in {span.path for span in trace.spans},
         "ran": len(trace.spans),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "norms": entries(seen, place, {end.path for end in ends}, main.path if main else None),
@@ -165,22 +186,17 @@ def _registered_last(paths: list[str], ends: list[finals.Final], towers: Mapping
         within = {path: path.removeprefix(tower) for path in registered}
         outside = [path for path in registered if "{i}" not in pattern_of(within[path])]
         outside = [path for path in outside if not INPUT_SIDE.search(within[path])]
-        last.append(finals.Final((outside or registered)[-1], tower, order, False))
+        last.append(finals.Final((outside or registered)[-1], tower, order, is_output=False, is_reached=False))
     return last
 
 
-def add_unseen(result: dict[str, Any], cls: Any, tiny: Any) -> None:
-    """Add the norms that only more layers, nested configs that are absent by default, or some switch bring in.
+def add_unseen(result: dict[str, Any], cls: Any, configs: Iterable[Any]) -> None:
+    """Add the norms that only fuller configs than the one that was run bring in.
 
     The models are built without values, and only norms that are new are run, each by itself.
     """
     known = {norm["at"] for norm in result["norms"] + result["switched_on"]}
-    whole = default_config(cls.config_class)
-    filled = []
-    with contextlib.suppress(Exception):  # sizes that do not go together
-        filled.append(tiny_config(cls.config_class, "filled"))
-    switched = [other for config in (tiny, *filled) for other in variants.switched(config)]
-    for config in (whole, with_parts(whole), *switched):
+    for config in configs:
         eps_fields = _mark_epsilons(config)
         try:
             with torch.device("meta"):
@@ -193,3 +209,14 @@ def add_unseen(result: dict[str, Any], cls: Any, tiny: Any) -> None:
         place = Places(result["prefix"] or "", towers, tower_names(towers, []), eps_fields)
         result["switched_on"] += entries(_seen(new, Trace()), place, set(), None)
         known |= {pattern_of(path) for path in new}
+
+
+def _fuller(cls: Any, tiny: Any) -> Iterator[Any]:
+    """Yield configs with more layers, with the nested configs that are absent by default, with each switch turned."""
+    whole = default_config(cls.config_class)
+    yield from (whole, with_parts(whole))
+    filled = []
+    with contextlib.suppress(Exception):  # sizes that do not go together
+        filled.append(tiny_config(cls.config_class, "filled"))
+    for config in (tiny, *filled):
+        yield from variants.switched(config)

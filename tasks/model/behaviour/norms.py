@@ -17,6 +17,7 @@ NAMED_NORM = re.compile(r"norm", re.IGNORECASE)
 BIAS_NAME = re.compile(r"bias|beta|shift|^b$", re.IGNORECASE)
 TOLERANCE = 1e-3  # relative; modules compute in float32 inside, and an epsilon of 1e-5 shows at inputs of spread 10
 INPUT_SPREAD = 10.0
+MAX_NORM_PARAMETERS = 1 << 22  # a module that stores more is a matrix, whatever it is called
 
 Apply = Callable[[Tensor], Tensor]
 
@@ -37,6 +38,8 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if any(True for child in module.children() for _ in child.parameters()):
             continue
         own = list(module.parameters(recurse=False))
+        if sum(parameter.numel() for parameter in own) > MAX_NORM_PARAMETERS:
+            continue
         named = bool(NAMED_NORM.search(type(module).__name__))
         vectors = 0 < len(own) <= 2 and all(parameter.dim() == 1 for parameter in own)
         if named or (vectors and any(True for _ in own)):

@@ -37,6 +37,7 @@ SIZE_RULES: tuple[tuple[str, Size | None], ...] = (
     (r"^n_group$|topk_group$", GROUPS),
     (r"expert_capacity", None),
     (r"num_queries", QUERIES),
+    (r"upsample_groups$|input_size$|downsample_channels", WIDTH),
     (r"image_size$", IMAGE),
     (r"experts$", EXPERTS),
     (r"head_dim|^d_kv$|d_head$|dim_head|attention_head_size|rotary_dim|_rank$|d_state", HEAD_DIM),
@@ -69,12 +70,16 @@ MORE_ABSENT: dict[str, Any] = {
     "pad_token_id": 0,
     "mask_token_id": 1,
     "head_dim": HEAD_DIM.fixed,
+    "top_k_experts": 2,
+    "layer_types": ["full_attention"] * TINY_LAYERS,
 }
 # read from configs that declare no such field
 UNDECLARED: dict[str, Any] = {
     "rope_theta": 10_000.0,
     "out_indices": [1, 2, 3, 4],
     "shared_expert_intermediate_size": 64,
+    "contrastive_hidden_size": 64,
+    "num_key_value_heads": 4,
     "spatial_merge_size": 2,
 }
 # filled by the class from other fields, or the same under another name
@@ -93,7 +98,7 @@ def tiny_config(config_class: type, recipe: Recipe) -> Any:
     Raises:
         Exception: whatever the class raises on sizes that do not go together, or without arguments.
     """
-    return _shrunk(default_config(config_class), recipe)
+    return shrunk(default_config(config_class), recipe)
 
 
 def default_config(config_class: Any) -> Any:
@@ -101,7 +106,7 @@ def default_config(config_class: Any) -> Any:
     from transformers import BertConfig, ViTConfig, Wav2Vec2Config
 
     with contextlib.suppress(ValueError):  # what a composing class raises without its parts
-        return _without_timm(config_class())
+        return without_timm(config_class())
     parts = [name for name, spec in config_class.sub_configs.items() if spec.__name__ == "AutoConfig"]
     given = {}
     for name in parts:
@@ -121,10 +126,13 @@ def with_parts(config: Any) -> Any:
     return filled
 
 
-def stand_in_for_timm() -> None:
-    """Let models be built around vision towers from timm, which is another library: those towers are then empty."""
-    from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
+def stand_in_for_libraries() -> None:
+    """Let models be built that ask for other libraries: vision towers from timm are then empty, losses cannot run."""
+    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForImageClassification, PreTrainedModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+    from transformers.utils import import_utils
+
+    import_utils.BACKENDS_MAPPING["scipy"] = (lambda: True, "")
 
     class Empty(PreTrainedModel):  # type: ignore[misc]  # an untyped library
         """A tower of which nothing is known."""
@@ -134,10 +142,11 @@ def stand_in_for_timm() -> None:
     for model_type, name in MODEL_MAPPING_NAMES.items():
         if name == "TimmWrapperModel":
             Empty.config_class = CONFIG_MAPPING[model_type]
-            AutoModel.register(CONFIG_MAPPING[model_type], Empty, exist_ok=True)
+            for auto in (AutoModel, AutoModelForImageClassification):
+                auto.register(CONFIG_MAPPING[model_type], Empty, exist_ok=True)
 
 
-def _without_timm(config: Any) -> Any:
+def without_timm(config: Any) -> Any:
     """Return a config whose backbones from timm, which is another library, are ResNets of transformers."""
     from transformers import ResNetConfig
 
@@ -149,7 +158,16 @@ def _without_timm(config: Any) -> Any:
     return config
 
 
-def _shrunk(config: Any, recipe: Recipe) -> Any:
+def shrunk(config: Any, recipe: Recipe) -> Any:
+    """Return a config of the same class with smaller sizes; what is no size, such as a kind of norm, stays.
+
+    Args:
+        config: left as it is.
+        recipe: as `tiny_config` has it.
+
+    Raises:
+        Exception: whatever the class raises on sizes that do not go together.
+    """
     recipe = "shallow" if _has_stages(config) and recipe not in ("narrow", "filled") else recipe
     layer_count = _layer_count(config)
     values = {}
@@ -171,7 +189,7 @@ def _shrunk(config: Any, recipe: Recipe) -> Any:
 
 def _shrunk_value(name: str, value: Any, recipe: Recipe, layer_count: int) -> Any:
     if dataclasses.is_dataclass(value):
-        return _shrunk(value, recipe)
+        return shrunk(value, recipe)
     if type(value) is int:
         return _shrunk_int(name, value, recipe)
     if isinstance(value, list | tuple):
@@ -207,6 +225,8 @@ def _shrunk_list(name: str, items: list[Any], recipe: Recipe, layer_count: int) 
     integers = all(type(item) is int for item in items)
     if recipe == "narrow":
         return items
+    if integers and name == "downsample_channels":
+        return [_shrunk_int(name, item, recipe) for item in items]
     if re.search(r"depths?$|num_blocks|blocks_per|block_repeats|numb_of_layers", name):
         return [min(item, 2) for item in items] if integers else items
     if len(items) == layer_count > TINY_LAYERS:

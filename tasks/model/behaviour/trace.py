@@ -45,9 +45,9 @@ class Trace:
 def run(model: Any, norms: dict[str, nn.Module], towers: dict[str, Any]) -> Trace:
     """Run a model, then each tower that this has not reached, with inputs of their own kinds."""
     trace = Trace()
-    handles = [_watch_norm(trace, path, norm) for path, norm in norms.items()]
+    handles = [watch_norm(trace, path, norm) for path, norm in norms.items()]
     for path, tower in towers.items():
-        handles += _watch_tower(trace, path, tower)
+        handles += watch_tower(trace, path, tower)
     try:
         for path, tower in towers.items():
             if not any(span.path == path for span in trace.spans):
@@ -73,14 +73,17 @@ def _attempt(trace: Trace, path: str, tower: Any) -> None:
             return
 
 
-def _watch_norm(trace: Trace, path: str, norm: nn.Module) -> Any:
+def watch_norm(trace: Trace, path: str, norm: nn.Module) -> Any:
+    """Have each call of a norm written down; return the handle that ends it."""
+
     def seen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         trace.calls.append(Call(path, args, kwargs, output))
 
     return norm.register_forward_hook(seen, with_kwargs=True)
 
 
-def _watch_tower(trace: Trace, path: str, tower: nn.Module) -> list[Any]:
+def watch_tower(trace: Trace, path: str, tower: nn.Module) -> list[Any]:
+    """Have each call of a tower written down, with the norms' calls in it; return the handles that end it."""
     starts: list[int] = []
 
     def enter(module: nn.Module, args: Any) -> None:

@@ -1,0 +1,1 @@
+"""Bytes at random into whatever parses what strangers wrote."""
