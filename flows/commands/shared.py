@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -36,17 +37,24 @@ def plain_errors() -> Iterator[None]:
     """Turn what a user can mend into one line on stderr and exit status 2, and what a Hub did wrong into status 1."""
     try:
         yield
-    except SettingsError as error:  # one line for each wrong setting
-        output.complain(str(error).splitlines())
-        raise typer.Exit(WRONG_USAGE) from error
     except BrokenPipeError as error:
         output.let_go_of_stdout()
         raise typer.Exit(READER_GONE) from error
-    except AuditError as error:
-        output.complain([f"{output.one_line(error)}; `normaudit demo` needs no network"])
-        raise typer.Exit(NO_ANSWER) from error
-    except (StoreError, EngineError, output.UsageError, OSError) as error:
-        output.complain([output.one_line(error)])
-        raise typer.Exit(WRONG_USAGE) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(INTERRUPTED) from error
+    except AuditError as error:
+        output.complain([f"{output.one_line(error)}; `normaudit demo` needs no network"])
+        _forget(error)
+        raise typer.Exit(NO_ANSWER) from error
+    except (SettingsError, StoreError, EngineError, output.UsageError, OSError) as error:
+        lines = str(error).splitlines() if isinstance(error, SettingsError) else []  # one for each wrong setting
+        output.complain(lines or [output.one_line(error)])
+        _forget(error)
+        raise typer.Exit(WRONG_USAGE) from error
+
+
+def _forget(error: BaseException | None) -> None:
+    """Let go of what an error's frames hold: DuckDB complains at a process's end of each connection that is left."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
