@@ -15,8 +15,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.crawl import crawl_of
+from flows.dispatch import probe_chosen
 from flows.engine import close_dead_runs
-from flows.settings import Gate, NightlySettings
+from flows.scheduled import Settings
+from flows.settings import Gate
 from storage.lease import hold_lease
 from storage.store import open_store
 from tasks import steps
@@ -26,7 +28,7 @@ log = logging.getLogger("normaudit")
 
 
 @flow(name="nightly", flow_run_name="{settings.store_location}", persist_result=False)
-async def nightly(settings: NightlySettings) -> State[dict[str, Any]]:
+async def nightly(settings: Settings) -> State[dict[str, Any]]:
     """Do one night's work on the store, or finish the night that was interrupted.
 
     Returns:
@@ -49,10 +51,14 @@ async def nightly(settings: NightlySettings) -> State[dict[str, Any]]:
             report = await steps.audit(night, crawl, batch, budget)
             budget.spend(report.cost)
         built = await steps.rebuild(night)
+        probes = await probe_chosen(night, settings)
+        if probes:
+            built = await steps.rebuild(night)
         summary = summarise(night) | {"seconds": round(time.monotonic() - started, 1), "set_aside": built.set_aside}
+        summary["probes"] = probes
         held = held_by(settings.gate, summary)
         if not held:
-            await steps.publish(night, settings.hub_url)
+            await steps.publish(night.store, settings.hub_url)
         summary |= {"published": held is None, "gate": held}
         await steps.end(night, summary)
         await _show_in_prefect(night, summary)

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import models, nights, probe, store
+from flows.commands import models, nights, probe, serve, store
 from flows.commands.shared import app
 from tasks.core.records import METHOD_VERSION, READ_VERSION
 
-SUBCOMMANDS = (models, probe, nights, store)  # importing them is what adds their commands to the application
+SUBCOMMANDS = (models, probe, nights, serve, store)  # importing them is what adds their commands to the application
 
 
 def _print_version(wanted: bool) -> None:

@@ -57,7 +57,7 @@ def prefect_api() -> Iterator[str]:
         yield named
         return
     _require_writable(PREFECT_HOME.value())
-    _reach_loopback_directly()
+    reach_loopback_directly()
     with _own_server() as url, temporary_settings({PREFECT_API_URL: url}):
         try:
             yield url
@@ -99,7 +99,7 @@ def _require_writable(home: Path) -> None:
         ) from error
 
 
-def _reach_loopback_directly() -> None:
+def reach_loopback_directly() -> None:
     """Except loopback from a proxy that the environment names: the server there is ours."""
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +12,15 @@ from typing import Any
 from flows import output, results
 from flows.crawl import crawl_of
 from flows.engine import prefect_api
+from flows.environment import variable
 from flows.narration import narrated
 from flows.settings import DEMO, NightlySettings
+from storage.lease import require_free
 from storage.store import open_store
 
 DEMO_CACHE = Path(".cache/demo-models")
 LEADERBOARD_ROWS = 50
+DEMO_PROBES = {"cpu_seconds": 60, "models": 1, "parameters": 1_000_000, "weights": "trained"}  # a probe takes 5 s
 
 
 def run(settings: NightlySettings) -> bool:
@@ -31,6 +33,7 @@ def run(settings: NightlySettings) -> bool:
     """
     with _hub(settings) as settings:
         crawl_of(settings)  # complains of what cannot be used before a server is started for nothing
+        require_free(open_store(settings.store_location))
         with prefect_api(), narrated():
             state = asyncio.run(_nightly(settings))
     result: Any = asyncio.run(state.aresult(raise_on_failure=False))
@@ -58,24 +61,13 @@ def _hub(settings: NightlySettings) -> Iterator[NightlySettings]:
     with output.messages().status("building the demo's models, once"):
         build_models(DEMO_CACHE)
     with (
-        _variable("HF_TOKEN", DEMO_TOKEN),
+        variable("HF_TOKEN", DEMO_TOKEN),
         StandIn(demo_repos(DEMO_CACHE), token=DEMO_TOKEN, switches=Switches(faults=demo_faults())) as hub,
     ):
-        yield settings.model_copy(update={"endpoint": hub.endpoint, "store": settings.store_location})
+        probe = settings.probe.model_copy(update=DEMO_PROBES)
+        here = {"endpoint": hub.endpoint, "store": settings.store_location, "probe": probe}
+        yield settings.model_copy(update=here)
         logging.getLogger("uvicorn.error").disabled = True  # Prefect has set it up to tell of every server's end
-
-
-@contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """Set a variable of the environment for the length of a block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def _report(settings: NightlySettings, summary: dict[str, Any], held: str | None) -> None:

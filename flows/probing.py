@@ -28,6 +28,7 @@ from tasks.model.jobs import Job, parse_job
 
 DEAD = "1e-08"  # the threshold of dead_counts that is shown: the square of that for near-dead coordinates
 ANSWERED = "ok"
+FINE = (ANSWERED, "no_norms")  # with any other status `probe` exits with 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,30 @@ class Gate(_Frozen):
     )
 
 
+class Probing(_Frozen):
+    """Which models a night runs, where, and what that may cost."""
+
+    deployment: str = Field(
+        "probe/probe", pattern="^[^/]+/[^/]+$", description="the flow that GPU workers run; used while one is online"
+    )
+    query: str | None = Field(
+        None,
+        description="SELECT repo_id, sha, parameters, bytes in the order of their turns; absent: the most downloaded of"
+        " each architecture that has no probe at its revision",
+    )
+    models: Whole = Field(100, ge=1, le=100_000, description="models a night")
+    parameters: Whole = Field(10_000_000_000, ge=1, description="parameters of one model")
+    bytes: Whole = Field(500_000_000_000, ge=1, description="bytes of all chosen checkpoints together")
+    gpu_seconds: Whole = Field(10_800, ge=0, description="wall time on GPU workers a night; 0: none")
+    cpu_seconds: Whole = Field(0, ge=0, description="wall time here a night, where no GPU worker is online; 0: none")
+    model_seconds: Whole = Field(1_800, ge=1, description="wall time of one model")
+    wait_seconds: Whole = Field(600, ge=1, description="how long a job may wait for a GPU worker that is busy")
+    device: str = Field("cuda", description="of the GPU workers, as torch names it")
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = Field("float32", description="of a model's body")
+    weights: Literal["random", "trained", "both"] = Field("both", description="random initialisation, the checkpoint")
+    tokens: Whole | None = Field(None, ge=8, description="tokens a model; absent: four times its width")
+
+
 class NightlySettings(_Frozen):
     """The nightly audit's settings."""
 
@@ -100,6 +124,7 @@ class NightlySettings(_Frozen):
     opt_out: tuple[OptOut, ...] = Field((), description="repos never audited: org/name, or a pattern such as org/*")
     limits: Limits = Limits()
     gate: Gate = Gate()
+    probe: Probing = Probing()
 
     @field_validator("endpoint")
     @classmethod

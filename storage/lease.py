@@ -130,14 +130,22 @@ def lease_holder(store: Store, clock: Clock = time.time) -> Holder | None:
     return None if not content else _living(content, store.place.clock(clock)())
 
 
-def _acquire(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease:
-    content, now = store.place.read(LEASE), clock()
-    holder = _living(content, now)
+def require_free(store: Store, clock: Clock = time.time) -> None:
+    """Raise StoreError where the store's lease is held: what would then be begun could not go on."""
+    _refuse(store, lease_holder(store, clock))
+
+
+def _refuse(store: Store, holder: Holder | None) -> None:
     if holder is not None:
         raise StoreError(
             f"{store.location} is held by {holder}; wait until it has ended, or end it; "
             f"should it be dead, its lease runs out at {_moment(holder.expires_at)}"
         )
+
+
+def _acquire(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease:
+    content, now = store.place.read(LEASE), clock()
+    _refuse(store, _living(content, now))
     mine = Holder(owner, socket.gethostname(), os.getpid(), _process(os.getpid()), uuid.uuid4().hex, now, now + ttl_s)
     if not store.place.swap(LEASE, content, mine.to_bytes()):  # another was faster
         return _acquire(store, owner, ttl_s, clock)

@@ -18,9 +18,11 @@ from storage.database import BuildReport, build
 from storage.merge import MergeReport
 from storage.store import open_store
 from tasks import night as stages
-from tasks import publishing, renewal
+from tasks import probes, publishing, renewal
 from tasks.batch import Budget
+from tasks.model.jobs import Job
 from tasks.night import BatchReport, Crawl, Night
+from tasks.probes import Choice, ProbeBatch
 
 
 @task(name="renew conclusions", cache_policy=NO_CACHE, persist_result=False)
@@ -47,10 +49,22 @@ async def rebuild(night: Night) -> BuildReport:
     return await asyncio.to_thread(build, open_store(night.store))
 
 
+@task(name="choose probes", cache_policy=NO_CACHE, persist_result=False)
+async def choose(batch: ProbeBatch, choice: Choice) -> int:
+    """Choose the models to probe, and write the job file."""
+    return await asyncio.to_thread(probes.plan_probes, batch, choice)
+
+
+@task(name="probe model", task_run_name="probe {job.repo_id}", cache_policy=NO_CACHE, persist_result=False)
+async def probe(batch: ProbeBatch, number: int, job: Job, limit_s: float) -> None:
+    """Probe one model and write its part."""
+    await asyncio.to_thread(probes.probe_job, batch, number, job, limit_s)
+
+
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-async def publish(night: Night, hub_url: str | None) -> str | Path:
+async def publish(store: str, hub_url: str | None) -> str | Path:
     """Write the leaderboard as a site."""
-    return await asyncio.to_thread(publishing.publish, night.store, datetime.now(UTC), hub_url)
+    return await asyncio.to_thread(publishing.publish, store, datetime.now(UTC), hub_url)
 
 
 @task(name="end of night", cache_policy=NO_CACHE, persist_result=False)

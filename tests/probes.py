@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from tasks.model.answers import Probed
 from tasks.model.attempt import probed
 from tasks.model.build import blueprint, constructed
 from tasks.model.jobs import Job
+
+torch.set_num_threads(1)  # threads that wait for each other take longer than these matrices
 
 WIDTH = 32
 USUAL = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
@@ -41,11 +43,18 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "bert": {"model_type": "bert", **USUAL, **WORDS},
     "cohere": {"model_type": "cohere", **USUAL, **WORDS},  # its LayerNorm computes in float32 whatever it is given
     "olmo": {"model_type": "olmo", **USUAL, **WORDS},  # its LayerNorm stores nothing
+    "bloom": {"model_type": "bloom", "hidden_size": WIDTH, "n_layer": 3, "n_head": 4, **WORDS},  # returns weights too
+    "albert": {"model_type": "albert", **USUAL, "embedding_size": 16, **WORDS},  # runs one block three times
     "mixtral": {"model_type": "mixtral", **USUAL, "num_key_value_heads": 2, "num_local_experts": 4, **WORDS},
     "falcon": {"model_type": "falcon", **USUAL, **WORDS},  # its blocks return tuples
 }
-CENTRING = ("gpt2", "vit", "whisper", "bert", "cohere", "olmo", "falcon")
+CENTRING = ("gpt2", "vit", "whisper", "bert", "cohere", "olmo", "falcon", "bloom", "albert")
 NOT_CENTRING = ("llama", "gemma2", "t5", "mixtral")
+
+
+def quick(names: Sequence[str], *first: str) -> list[Any]:
+    """Return the names as parameters of a test, all but the first ones marked slow."""
+    return [name if name in first else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def unheard(text: str) -> None:

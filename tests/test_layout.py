@@ -36,6 +36,7 @@ ALLOWED = {
         "tasks.storing",
         "storage",
     ),
+    "tasks.probes": ("tasks.core", "tasks.model", "tasks.storing", "storage"),
     "tasks.renewal": ("tasks.core", "tasks.keeping", "tasks.night", "tasks.storing", "storage"),
     "tasks.publishing": ("tasks.core", "tasks.site", "storage"),
     "tasks.steps": ("tasks", "storage"),

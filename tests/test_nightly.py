@@ -133,7 +133,7 @@ def test_killed_at_any_point_and_run_again_it_ends_with_the_same_rows(night, tmp
 
 def test_a_second_night_on_the_same_store_refuses_and_names_the_first(night, tmp_path):
     with StandIn(repos(30)) as hub:
-        hub.switches.latency_s = 5  # until the second has been refused
+        hub.switches.latency_s = 2  # until the second has been refused
         first = night(hub, tmp_path / "store")
         while not hub.requests:
             assert first.poll() is None

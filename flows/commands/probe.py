@@ -101,4 +101,4 @@ def probe(
         found = probing.run(models or [], settings, collect, as_json=json, plot=plot)
         if not no_store:
             output.say(probing.keep(found, store or default_store()))
-    raise typer.Exit(0 if all(one.row["status"] == probing.ANSWERED for one in found) else NO_ANSWER)
+    raise typer.Exit(0 if all(one.row["status"] in probing.FINE for one in found) else NO_ANSWER)

@@ -28,7 +28,8 @@ POSITIONS = (
     "n_ctx",
 )
 SPARE_POSITIONS = 2  # RoBERTa and OPT number positions from 2
-DEFAULT_SIDE, DEFAULT_BANDS, DEFAULT_FRAMES = 224, 80, 1_500
+BANDS = ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim")  # of a spectrogram
+DEFAULT_SIDE, DEFAULT_BANDS, DEFAULT_FRAMES = 224, 80, 1_000
 OWN_KIND: Mapping[str, Kind] = {
     "input_ids": "text",
     "pixel_values": "images",
@@ -163,12 +164,19 @@ def _pictures(config: Any, wish: Wish) -> Callable[[int], Tensor]:
 
 
 def _sounds(config: Any, wish: Wish, main: str) -> Callable[[int], Tensor]:
-    bands = getattr(config, "num_mel_bins", None)
+    bands = next((value for name in BANDS if isinstance(value := getattr(config, name, None), int)), None)
     if main == "input_values" and bands is None:
         return _waves(wish, SOUND_SECONDS * noise.SAMPLE_RATE)
-    frames = 2 * (getattr(config, "max_source_positions", None) or DEFAULT_FRAMES)
+    is_whispers = main == "input_features" and hasattr(config, "num_mel_bins")
+    frames = getattr(config, "max_length", None) if main == "input_values" else None
+    frames = 2 * getattr(config, "max_source_positions", DEFAULT_FRAMES) if is_whispers else frames or DEFAULT_FRAMES
     waves = _waves(wish, (frames + 1) * noise.HOP)
-    return lambda number: noise.log_mel(waves(number), bands or DEFAULT_BANDS, frames)
+
+    def spectrogram(number: int) -> Tensor:
+        mel = noise.log_mel(waves(number), bands or DEFAULT_BANDS, frames)
+        return mel if is_whispers else mel.T.contiguous()
+
+    return spectrogram
 
 
 def _waves(wish: Wish, samples: int) -> Callable[[int], Tensor]:

@@ -68,7 +68,7 @@ def probe(job: Job, kind: Kind, checkpoint: Checkpoint, say: Say) -> Probed:
     """
     peak, started = Peak(torch.device(job.device)), time.perf_counter()
     say("building the model")
-    run = _prepared(job, kind, checkpoint, say)
+    run = prepared(job, kind, checkpoint, say)
     run.weights.seconds += time.perf_counter() - started
     try:
         run.observe()
@@ -111,8 +111,21 @@ class _Timed:
 
 
 @dataclass
-class _Run:
-    """The state of one probe."""
+class Run:
+    """The state of one probe.
+
+    Attributes:
+        job: what is asked.
+        model: the skeleton; filled and emptied as it is run.
+        sight: where it is looked at.
+        weights: give it values, and count the seconds.
+        parts: of the model.
+        inputs: what it is run on.
+        setting: how.
+        tokens: N.
+        remarks: what is to be said of the answer.
+        head: path of the linear head, once it is found.
+    """
 
     job: Job
     model: Any
@@ -230,7 +243,12 @@ class _Run:
         self.observer = self._new_observer()
 
 
-def _prepared(job: Job, kind: Kind, checkpoint: Checkpoint, say: Say) -> _Run:
+def prepared(job: Job, kind: Kind, checkpoint: Checkpoint, say: Say) -> Run:
+    """Return a probe that is ready to run: the model built without values, what to look at, what to run it on.
+
+    Raises:
+        NoProbe: as `probe` does.
+    """
     device, dtype = torch.device(job.device), getattr(torch, job.dtype)
     plan = blueprint(checkpoint.config, job.repo_id)
     model = skeleton(plan, dtype)
@@ -239,7 +257,7 @@ def _prepared(job: Job, kind: Kind, checkpoint: Checkpoint, say: Say) -> _Run:
     wish = Wish(job.inputs, tokens, job.seed, Path(job.data) if job.data else None, checkpoint.tokenizer, job.repo_id)
     inputs = inputs_for(model.get_submodule(sight.runner), wish)
     setting = Setting(device, dtype, job.batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]), say)
-    return _Run(
+    return Run(
         job,
         model,
         sight,

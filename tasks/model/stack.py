@@ -45,6 +45,8 @@ class _PassThrough:
         self.index, self.calls, self.rest = index, calls, rest
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if any(value is _UNTOUCHED for value in (*args, *kwargs.values())):
+            raise NotAStack("the blocks hand on more than the hidden state")
         hidden = first_tensor(args, kwargs)
         if self.index == 0:
             self.calls.hidden.append(hidden)
@@ -58,6 +60,11 @@ class _PassThrough:
 
 class _Hidden:
     """Marks the place of the hidden state among a call's arguments."""
+
+
+_UNTOUCHED = (
+    object()
+)  # in place of what a block returns beside the hidden state: T5's blocks hand it on, BLOOM's do not
 
 
 def run_blocks(
@@ -83,7 +90,7 @@ def run_blocks(
         on_trunk: called when the trunk has values, and the blocks hand on what they are given.
 
     Raises:
-        NotAStack: the structure is not one that this can do; nothing was observed.
+        NotAStack: the structure is not one that this can do; what was observed is of no use.
         NoProbe: the model cannot be run on such inputs.
         NotFinite: NaN or Inf came up.
     """
@@ -141,11 +148,21 @@ def _calls(
     counter = _Counter(observer)
     with passing_through(model, sight, calls, rest), tapped({sight.norm: None}, model, counter.on_norm):
         for kwargs in batches(inputs, counter, setting):
-            run(runner, kwargs)
-            counter.end_pass(calls.hidden[-1] if calls.hidden else None, bool(sight.last_norms))
+            _run_through(runner, kwargs, rest)
+            counter.end_pass(calls, bool(sight.last_norms))
             if len(calls.arguments[-1]) != len(sight.blocks):
                 raise NotAStack(f"{len(calls.arguments[-1])} of {len(sight.blocks)} blocks are run")
     return calls
+
+
+def _run_through(runner: nn.Module, kwargs: dict[str, Any], rest: Returned) -> None:
+    """Run a model without its blocks; that it fails may mean that it wants what they return beside the hidden state."""
+    try:
+        run(runner, kwargs)
+    except NoProbe as error:
+        if rest is not None and _UNTOUCHED in rest:
+            raise NotAStack("what the blocks return beside the hidden state is used") from error
+        raise
 
 
 @dataclass
@@ -154,6 +171,7 @@ class _Counter:
 
     observer: Observer
     count: int = 0
+    passes: int = 0
     given: Tensor | None = None
 
     @property
@@ -163,9 +181,13 @@ class _Counter:
     def on_norm(self, index: int | None, value: Tensor) -> None:
         self.given = value
 
-    def end_pass(self, hidden: Tensor | None, norm_is_inside: bool) -> None:
-        if hidden is None:
-            raise NotAStack("no block is run")
+    def end_pass(self, calls: Calls, norm_is_inside: bool) -> None:
+        self.passes += 1
+        if len(calls.hidden) != self.passes:
+            raise NotAStack("a block is not run, or more than once")
+        hidden = calls.hidden[-1]
+        if hidden.shape[-1] != self.observer.width:
+            raise NotAStack(f"the blocks are given a stream of width {hidden.shape[-1]}, not {self.observer.width}")
         if not norm_is_inside and (self.given is None or self.given.data_ptr() != hidden.data_ptr()):
             raise NotAStack("the final norm is not given what the last block returns")
         self.count += hidden.numel() // hidden.shape[-1]
@@ -176,8 +198,7 @@ def _returned_behind(
 ) -> Returned:
     """Return what the first block returns behind the hidden state, from a run on one sequence; None without a tuple.
 
-    Raises:
-        NotAStack: that holds values which the next block may want.
+    Tensors among it are replaced by a mark, to see whether anybody wants them.
     """
     calls = Calls()
     with passing_through(model, sight, calls, None):
@@ -190,21 +211,23 @@ def _returned_behind(
         raise NotAStack("no block is run")
     weights.fill(first)
     args, kwargs = _with_hidden(calls.arguments[0][0], calls.hidden[0])
-    output = model.get_submodule(first.name)(*args, **kwargs)
+    output = run(model.get_submodule(first.name), kwargs, args)
     drop(model, first)
     if isinstance(output, Tensor):
         return None
-    if not isinstance(output, tuple) or any(isinstance(value, Tensor) for value in output[1:]):
-        raise NotAStack("the blocks hand on more than the hidden state")
-    return tuple(output[1:])
+    if not isinstance(output, tuple):
+        raise NotAStack(f"the blocks return a {type(output).__name__}")
+    return tuple(_UNTOUCHED if isinstance(value, Tensor) else value for value in output[1:])
 
 
 def _through(block: nn.Module, index: int, calls: Calls) -> None:
     """Take the hidden state of all batches through one block."""
     for number, hidden in enumerate(calls.hidden):
         args, kwargs = _with_hidden(calls.arguments[number][index], hidden)
-        output = block(*args, **kwargs)
+        output = run(block, kwargs, args)
         calls.hidden[number] = output[0] if isinstance(output, tuple) else output
+        if calls.hidden[number].shape != hidden.shape:
+            raise NotAStack(f"block {index} changes the stream's shape")
         calls.arguments[number][index] = ((), {})
 
 

@@ -66,10 +66,10 @@ def run_whole(model: nn.Module, sight: Sight, inputs: Inputs, observer: Observer
         for kwargs in batches(inputs, observer, setting):
             seen.clear()
             run(runner, kwargs)
-            _check_order(observer, [index for index, _ in seen])
             ends = [value for index, value in seen if index is None]
             if not ends:
                 raise NoProbe("unsupported", f"{sight.norm} is not run in a forward pass of {type(runner).__name__}")
+            _check_pass(observer, seen)
             observer.final(ends[-1])
             setting.say(f"forward: {observer.count:,} tokens")
 
@@ -87,22 +87,22 @@ def batches(inputs: Inputs, counted: Counted, setting: Setting) -> Iterator[dict
         size = max(1, int(setting.batch_tokens // per_sequence))
 
 
-def run(runner: nn.Module, kwargs: dict[str, Any]) -> Any:
-    """Run a model.
+def run(module: nn.Module, kwargs: dict[str, Any], args: tuple[Any, ...] = ()) -> Any:
+    """Run a model, or a block of one.
 
     Raises:
         NoProbe: it does not take such inputs.
         Exception: out of memory, and what hooks raise, pass unchanged.
     """
     try:
-        return runner(**kwargs)
+        return module(*args, **kwargs)
     except (NoProbe, NotAStack, NotFinite, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a model raises on inputs that it does not take
         if is_out_of_memory(error):
             raise
         shapes = {k: tuple(v.shape) for k, v in kwargs.items() if isinstance(v, Tensor)}
-        raise NoProbe("failed", f"{type(runner).__name__} fails on {shapes}: {in_words(error)}") from error
+        raise NoProbe("failed", f"{type(module).__name__} fails on {shapes}: {in_words(error)}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -120,8 +120,12 @@ def _take(observer: Observer, seen: list[tuple[int | None, Tensor]], index: int 
     observer.stream(index, value)
 
 
-def _check_order(observer: Observer, order: list[int | None]) -> None:
-    """Give the streams up where the blocks are not run once each, in their order, before the norm."""
-    blocks = [index for index in order if index is not None]
-    if observer.why_no_streams is None and (blocks != list(range(len(blocks))) or order[-1:] != [None]):
+def _check_pass(observer: Observer, seen: list[tuple[int | None, Tensor]]) -> None:
+    """Give the streams up where the blocks are not run once each, in their order, on the tokens that the norm sees."""
+    blocks = [index for index, _ in seen if index is not None]
+    if observer.why_no_streams is not None:
+        return
+    if blocks != list(range(len(blocks))) or seen[-1][0] is not None:
         observer.give_up_streams("the blocks are not run once each in their order before the norm")
+    elif len({value.shape[:-1].numel() for _, value in seen}) > 1:
+        observer.give_up_streams("the blocks see other tokens than the norm")
