@@ -55,6 +55,8 @@ def plain_errors() -> Iterator[None]:
 
 def _forget(error: BaseException | None) -> None:
     """Let go of what an error's frames hold: DuckDB complains at a process's end of each connection that is left."""
-    while error is not None:
+    seen: list[BaseException] = []  # an error that is raised again while it is handled is its own context
+    while error is not None and error not in seen:
         traceback.clear_frames(error.__traceback__)
+        seen.append(error)
         error = error.__cause__ or error.__context__
