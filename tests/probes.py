@@ -38,6 +38,13 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "llama": {"model_type": "llama", **USUAL, **WORDS},
     "gemma2": {"model_type": "gemma2", **USUAL, "num_key_value_heads": 2, "head_dim": 8, **WORDS},
     "vit": {"model_type": "vit", **USUAL, "image_size": 32, "patch_size": 8},
+    "pictures": {  # its head is no output embedding
+        "model_type": "vit",
+        **USUAL,
+        "image_size": 32,
+        "patch_size": 8,
+        "architectures": ["ViTForImageClassification"],
+    },
     "whisper": {"model_type": "whisper", **SPEECH, **WORDS, "architectures": ["WhisperForConditionalGeneration"]},
     "t5": {"model_type": "t5", "d_model": WIDTH, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64, **WORDS},
     "bert": {"model_type": "bert", **USUAL, **WORDS},
@@ -48,7 +55,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "mixtral": {"model_type": "mixtral", **USUAL, "num_key_value_heads": 2, "num_local_experts": 4, **WORDS},
     "falcon": {"model_type": "falcon", **USUAL, **WORDS},  # its blocks return tuples
 }
-CENTRING = ("gpt2", "vit", "whisper", "bert", "cohere", "olmo", "falcon", "bloom", "albert")
+CENTRING = ("gpt2", "vit", "pictures", "whisper", "bert", "cohere", "olmo", "falcon", "bloom", "albert")
 NOT_CENTRING = ("llama", "gemma2", "t5", "mixtral")
 
 

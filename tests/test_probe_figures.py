@@ -77,7 +77,7 @@ def test_with_no_more_tokens_than_the_width_the_figures_that_stand_are_there(nam
     assert "more tokens than the width" in row["reason"]
 
 
-@pytest.mark.parametrize("name", quick([*CENTRING, *NOT_CENTRING], "gpt2", "bert", "t5", "albert"))
+@pytest.mark.parametrize("name", quick([*CENTRING, *NOT_CENTRING], "gpt2", "pictures", "bert", "t5", "albert"))
 def test_block_by_block_agrees_with_the_whole_model(name):
     whole, blocks = (random_probe(name, way=way).row for way in ("whole", "blocks"))
     assert blocks["verdict"] == whole["verdict"]

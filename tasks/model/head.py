@@ -67,9 +67,10 @@ def find_head(model: Any, sight: Sight, kwargs: dict[str, Any], width: int) -> s
 
 
 def _meant(model: Any, watch: _Watch) -> str | None:
-    """Return the layer that transformers takes for the head, if the norm's output was handed to it."""
+    """Return the layer given the norm's output that transformers takes for the head, or that has no values yet."""
     head = model.get_output_embeddings()
-    return next((path for path, _ in watch.readers if model.get_submodule(path) is head), None)
+    layers = ((path, model.get_submodule(path)) for path, _ in reversed(watch.readers))
+    return next((path for path, layer in layers if layer is head or (head is None and layer.weight.is_meta)), None)
 
 
 def _are_rows_of(given: Tensor, outputs: Tensor) -> bool:
