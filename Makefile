@@ -1,10 +1,10 @@
-# Targets: install audit test check bench scale slow torture fuzz registry clean. `make audit` and `make test` need Python 3.11 and the package index, nothing else.
+# Targets: install audit deploy test check bench scale slow torture fuzz registry clean. `make audit` and `make test` need Python 3.11 and the package index, nothing else.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install audit test check bench scale slow torture fuzz registry clean
+.PHONY: install audit deploy test check bench scale slow torture fuzz registry clean
 
 install: $(STAMP)
 
@@ -18,6 +18,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 audit: install
 	$(BIN)/normaudit demo
+
+# the work pools and the deployments, on the Prefect server that PREFECT_API_URL names
+CONFIG ?= deployments/nightly.toml
+GPUS ?= 1
+deploy: install
+	$(BIN)/python -m flows.deploying --config $(CONFIG) --gpus $(GPUS)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -14,11 +14,12 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType, WorkerStatus
 from prefect.deployments import arun_deployment
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStatusError
 from prefect.states import Cancelled, Crashed
 
 from flows.probe import BEAT_S, probe_open
 from flows.settings import NightlySettings, Probing
+from storage.errors import StoreError
 from storage.store import open_store
 from tasks import steps
 from tasks.night import Night
@@ -38,20 +39,28 @@ async def probe_chosen(night: Night, settings: NightlySettings) -> dict[str, int
     """Have the models that the settings choose probed, and return how many rows of each status that gave.
 
     They go to a GPU worker where one is online, else are probed here within `cpu_seconds`. What does not get its turn
-    is chosen again another night.
+    is chosen again another night; so is everything where probes cannot be had at all, which ends no night.
 
     Raises:
-        StoreError: the setting `probe.query` cannot be answered, or the store not be read or written.
+        StoreError: the store cannot be read.
     """
-    batch, probing = ProbeBatch(night.store, night.night, night.audit_id), settings.probe
-    on_gpu = probing.gpu_seconds > 0 and await _worker_is_online(probing.deployment)
-    seconds = probing.gpu_seconds if on_gpu else probing.cpu_seconds
-    if seconds and await steps.choose(batch, _choice(probing, probing.device if on_gpu else "cpu", seconds)):
-        if on_gpu:
-            await send(batch, settings.endpoint, probing)
-        else:
-            await probe_open(batch, settings.endpoint, seconds)
+    batch = ProbeBatch(night.store, night.night, night.audit_id)
+    try:
+        await _probe(batch, settings.endpoint, settings.probe)
+    except (StoreError, PrefectException, httpx.HTTPError) as error:
+        log.warning("probes: %s; the night goes on without the rest of them", error)
     return probe_statuses(batch)
+
+
+async def _probe(batch: ProbeBatch, endpoint: str, probing: Probing) -> None:
+    on_gpu = probing.gpu_seconds > 0 and await _reached(lambda client: _worker_is_online(client, probing.deployment))
+    seconds = probing.gpu_seconds if on_gpu else probing.cpu_seconds
+    if not seconds or not await steps.choose(batch, _choice(probing, probing.device if on_gpu else "cpu", seconds)):
+        return
+    if on_gpu:
+        await send(batch, endpoint, probing)
+    else:
+        await probe_open(batch, endpoint, seconds)
 
 
 async def send(batch: ProbeBatch, endpoint: str, probing: Probing) -> None:
@@ -85,16 +94,13 @@ def _choice(probing: Probing, device: str, seconds: int) -> Choice:
     return Choice(probing.query, probing.models, probing.parameters, probing.bytes, settings)
 
 
-async def _worker_is_online(deployment: str) -> bool:
+async def _worker_is_online(client: PrefectClient, deployment: str) -> bool:
     """Return whether the server knows the deployment, and a worker that serves its pool has lately been heard of."""
-    async with get_client() as client:
-        try:
-            found = await client.read_deployment_by_name(deployment)
-        except ObjectNotFound:
-            return False
-        if found.work_pool_name is None:
-            return False
-        workers = await client.read_workers_for_work_pool(found.work_pool_name)
+    try:
+        pool = (await client.read_deployment_by_name(deployment)).work_pool_name
+    except ObjectNotFound:
+        return False
+    workers = await client.read_workers_for_work_pool(pool) if pool else []
     return any(worker.status == WorkerStatus.ONLINE for worker in workers)
 
 
@@ -140,7 +146,8 @@ async def _reached(ask: Callable[[PrefectClient], Awaitable[T]]) -> T:
         try:
             async with get_client() as client:
                 return await ask(client)
-        except (httpx.TransportError, PrefectHTTPStatusError):
-            if time.monotonic() > until:
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            is_refusal = isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error
+            if is_refusal or time.monotonic() > until:
                 raise
             await asyncio.sleep(POLL_S)

@@ -96,7 +96,7 @@ def serve(settings: NightlySettings, config: Path, port: int, gpus: int) -> None
         StoreError: the store cannot be read.
     """
     adopt_orphans()
-    with _interrupted_by_sigterm(), suppress(KeyboardInterrupt), ExitStack() as ends:
+    with _interruptible(), suppress(KeyboardInterrupt), ExitStack() as ends:
         is_own = _prepare_environment(port)
         ends.enter_context(_api(os.environ["PREFECT_API_URL"]))
         children: list[Child] = []
@@ -119,17 +119,18 @@ def gpus_here() -> int:
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM do what SIGINT does."""
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM do what SIGINT does, and SIGINT that also where a shell has started this in the background."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _prepare_environment(port: int) -> bool:

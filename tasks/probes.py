@@ -132,8 +132,22 @@ def probe_job(batch: ProbeBatch, number: int, job: Job, limit_s: float) -> None:
     )
     if limit_s < job.limit_s and any(one.row["status"] == "timeout" for one in found):
         return
-    _keep(batch, number, job, found)
+    keep(batch, number, job, found)
     log.info("probed %s: %s", called, ", ".join(f"{one.row['weights']} {one.row['status']}" for one in found))
+
+
+def keep(batch: ProbeBatch, number: int, job: Job, found: Sequence[Probed]) -> None:
+    """Write a job's part; rows that the table cannot hold become rows that say so.
+
+    Raises:
+        StoreError: the part cannot be written.
+    """
+    try:
+        _write(batch, number, found)
+    except (StoreError, ValueError, TypeError) as error:
+        told = f"{shown(job.repo_id)}: what was found cannot be stored: {shown(error, 300)}"
+        log.warning("%s", told)
+        _write(batch, number, [failed(job, kind, NoProbe("failed", told)) for kind in job.kinds])
 
 
 def probe_statuses(batch: ProbeBatch) -> dict[str, int]:
@@ -167,16 +181,6 @@ def _chosen(choice: Choice, candidates: Iterable[tuple[Any, ...]]) -> Iterator[J
         if size is not None and size <= left and parameters is not None and parameters <= choice.parameters:
             yield Job(repo_id, sha, **choice.settings)
             left, models = left - size, models + 1
-
-
-def _keep(batch: ProbeBatch, number: int, job: Job, found: Sequence[Probed]) -> None:
-    """Write a job's part; rows that the table cannot hold become rows that say so."""
-    try:
-        _write(batch, number, found)
-    except (StoreError, ValueError, TypeError) as error:
-        told = f"{shown(job.repo_id)}: what was found cannot be stored: {shown(error, 300)}"
-        log.warning("%s", told)
-        _write(batch, number, [failed(job, kind, NoProbe("failed", told)) for kind in job.kinds])
 
 
 def _write(batch: ProbeBatch, number: int, found: Sequence[Probed]) -> None:
