@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from storage.store import Store
     from tasks.night import Crawl
     from tests.s3_server import S3Server
+
+# A shell's background job ignores Ctrl-C, and what the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -19,6 +20,8 @@ def main() -> None:
     switches = Switches(latency_s=arguments.latency_ms / 1000, faults=demo_faults())
     with StandIn(demo_repos(arguments.cache), token=DEMO_TOKEN, switches=switches, port=arguments.port) as hub:
         print(f"export HF_ENDPOINT={hub.endpoint} HF_TOKEN={DEMO_TOKEN}", flush=True)
+        for ending in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background job would not see them
+            signal.signal(ending, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 
