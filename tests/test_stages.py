@@ -212,6 +212,7 @@ def test_a_night_says_beforehand_how_many_requests_it_takes_and_counts_its_model
 
 def test_a_night_that_goes_on_says_how_much_is_left(own_hub, crawl, location, caplog):
     run_night(location, crawl, batches=1)
+    caplog.clear()
     caplog.set_level("INFO", "normaudit")
     run_night(location, crawl, batches=0)
     [record] = [record for record in caplog.records if hasattr(record, "planned")]
