@@ -84,6 +84,7 @@ def narrated(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         handler = _Narrator(progress, console, tally)
         log = logging.getLogger("normaudit")
+        before = log.level, log.propagate
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False  # Prefect's own handler would tell it a second time
@@ -91,6 +92,8 @@ def narrated(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
             yield
         finally:
             log.removeHandler(handler)
+            log.setLevel(before[0])
+            log.propagate = before[1]
 
 
 class _Line(ProgressColumn):
