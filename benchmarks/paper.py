@@ -132,8 +132,11 @@ def measure(jobs: Iterable[Job], log: Path) -> None:
     finished = done(result for result in read_results(log) if all(one.row["status"] == "ok" for one in result.found))
     for job in jobs:
         if job.digest not in finished:
-            found = run_isolated(job, lambda text, job=job: _say(f"{job.repo_id}: {text}"))  # type: ignore[misc]
-            append(log, line_of(job, found))
+            append(log, line_of(job, _probed(job)))
+
+
+def _probed(job: Job) -> list[Probed]:
+    return run_isolated(job, lambda text: _say(f"{job.repo_id}: {text}"))
 
 
 def latest(results: Iterable[Done]) -> list[Probed]:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -75,7 +76,8 @@ async def send(batch: ProbeBatch, endpoint: str, probing: Probing) -> None:
             return
         given = {"store": batch.store, "night": batch.night.isoformat(), "audit_id": batch.audit_id}
         parameters = {**given, "endpoint": endpoint, "seconds": left_s}
-        run_id = await _reached(lambda client: _sent(client, probing.deployment, parameters, sending))  # noqa: B023
+        sent = partial(_sent, deployment=probing.deployment, parameters=parameters, sending=sending)
+        run_id = await _reached(sent)
         state = await _end_of(run_id, batch, probing)
         if state.type in (StateType.COMPLETED, StateType.CANCELLED):
             return

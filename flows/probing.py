@@ -109,8 +109,11 @@ def probed(jobs: Sequence[Job], say: Callable[[str], None]) -> Iterator[list[Pro
     from tasks.model.isolation import run_isolated
 
     for job in jobs:
-        called = shown(job.repo_id)
-        yield run_isolated(job, lambda text, called=called: say(f"{called}: {shown(text)}"))  # type: ignore[misc]
+        yield run_isolated(job, _saying_of(job, say))
+
+
+def _saying_of(job: Job, say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda text: say(f"{shown(job.repo_id)}: {shown(text)}")
 
 
 def collected(file: Path) -> list[Probed]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,3 +156,22 @@ def own_home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home" / "hf"))
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
+
+
+@pytest.fixture
+def night(tmp_path, prefect_home) -> "Iterator[Callable[..., subprocess.Popen[str]]]":
+    """A function that starts a night against a Hub, in a process of its own, which ends with the test."""
+    from tests.nights import SETTINGS, start_night
+
+    settings = tmp_path / "nightly.toml"
+    settings.write_text(SETTINGS)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(hub: "StandIn", store: object, config: Path = settings) -> "subprocess.Popen[str]":
+        started.append(start_night(hub, store, config))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

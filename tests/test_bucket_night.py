@@ -11,24 +11,7 @@ from deployments.demo.standin import StandIn
 from storage.database import build, open_database
 from storage.lease import hold_lease
 from storage.store import open_store
-from tests.nights import ROOT, SETTINGS, TODAY, TOMORROW, audited, finished, repos, rows, run_night, start_night
-
-
-@pytest.fixture
-def night(tmp_path, prefect_home, bucket):
-    """Return a function that starts a night against a Hub, in a process of its own."""
-    config = tmp_path / "nightly.toml"
-    config.write_text(SETTINGS)
-    started: list[subprocess.Popen[str]] = []
-
-    def start(hub: StandIn, store: object) -> subprocess.Popen[str]:
-        started.append(start_night(hub, store, config))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+from tests.nights import ROOT, TODAY, TOMORROW, audited, finished, repos, rows, run_night
 
 
 def found(store: object) -> object:

@@ -13,26 +13,9 @@ from deployments.demo.standin import Fault, StandIn
 from storage.database import build, open_database
 from storage.store import open_store
 from tests.checkpoints import GPT2_CONFIG, gpt2, raw_file, safetensors_file
-from tests.nights import NIGHT_S, SETTINGS, children_of, finished, repo, repos, rows, start_night
+from tests.nights import NIGHT_S, children_of, finished, repo, repos, rows
 
 pytestmark = pytest.mark.prefect
-
-
-@pytest.fixture
-def night(tmp_path, prefect_home):
-    """Return a function that starts a night against a Hub, in a process of its own."""
-    config = tmp_path / "nightly.toml"
-    config.write_text(SETTINGS)
-    started: list[subprocess.Popen[str]] = []
-
-    def start(hub: StandIn, store: Path, config: Path = config) -> subprocess.Popen[str]:
-        started.append(start_night(hub, store, config))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def test_each_fault_costs_one_model_and_the_night_goes_on(night, tmp_path):
