@@ -314,3 +314,17 @@ def test_ten_thousand_unlike_names_are_sorted_as_fast_as_like_ones():
     answer = classify([Tensor(name, "f", None, (8,)) for name in names], None)
     assert len(answer.norms) == 10_000
     assert sum(norm.is_main for norm in answer.norms) == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rms_norm_eps": False},
+        {"rms_norm_eps": -1.0},
+        {"rms_norm_eps": 1e300},
+        {"quantization_config": {"rms_norm_eps": 1e-6}},
+    ],
+)
+def test_what_is_no_epsilon_of_the_model_tells_no_kind(config):
+    tensors = checkpoint(*llama())
+    assert classify(tensors, config).norms == classify(tensors, {}).norms

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from tasks.core.errors import shown
 from tasks.core.paths import MAX_SEGMENT_CHARS, vocabulary, words_of
@@ -24,6 +25,7 @@ MAX_DEPTH = 6  # nested configs of real models are at most three deep
 MAX_KEYS = 20_000  # label maps of classifiers have thousands
 # Words of keys that speak of single norms: of queries (qk_norm), of a front end (feat_extract_norm), of a head
 _OF_PARTS = AUX | vocabulary("q k qk query key feat extract")
+_NOT_OF_THE_MODEL = frozenset({"quantization_config"})  # how its weights were packed
 OF_ANOTHER_TOWER = 0.75  # share of its strength that a fact keeps for a tower that it was not said of
 _EPS = re.compile(r"(rms|layer|ln)?_?(norm)?_?(variance_)?(eps|epsilon)$")
 _RMS_KEY = re.compile(r"(use_)?rms_?norm$|(use_)?rms$")
@@ -97,7 +99,8 @@ def _nested(config: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], Map
         seen += len(mapping)
         if len(path) >= MAX_DEPTH or seen > MAX_KEYS:
             continue
-        waiting += [((*path, str(key)), value) for key, value in mapping.items() if isinstance(value, Mapping)]
+        inner = ((str(key), value) for key, value in mapping.items() if isinstance(value, Mapping))
+        waiting += [((*path, key), value) for key, value in inner if key not in _NOT_OF_THE_MODEL]
 
 
 def _scope(path: tuple[str, ...], mapping: Mapping[str, object]) -> Scope:
@@ -109,7 +112,7 @@ def _scope(path: tuple[str, ...], mapping: Mapping[str, object]) -> Scope:
         lower = key.lower()
         if fact := _fact(lower, value):
             facts.append(fact)
-        if _EPS.fullmatch(lower) and isinstance(value, float) and 0 < value < 1 and eps is None:
+        if _EPS.fullmatch(lower) and _is_epsilon(value) and eps is None:
             eps = value
     return Scope(role_of(path), len(path), tuple(facts), eps)
 
@@ -125,9 +128,13 @@ def _fact(key: str, value: object) -> Evidence | None:
         return Evidence("config", "layernorm", 0.9, f"{said}: a bias to switch off, which an RMSNorm has not")
     if _TYPE_KEY.fullmatch(key) and isinstance(value, str):
         return _named(value, said)
-    if _EPS.fullmatch(key) and isinstance(value, int | float):
+    if _EPS.fullmatch(key) and _is_epsilon(value):
         return _by_eps_key(key, said)
     return None
+
+
+def _is_epsilon(value: object) -> TypeGuard[float]:
+    return isinstance(value, float) and 0 < value < 1
 
 
 def _named(value: str, said: str) -> Evidence | None:
