@@ -129,11 +129,13 @@ def digest_of_audit(audit: Any) -> str:
 
 def digest_of_values(values: Mapping[str, Any] | None) -> str | None:
     """Return the same digest of values that were read in any other way."""
+    import numpy as np
+
     from tasks.core.kernel import DEAD_TAU, scale_figures
 
     if values is None:
         return None
-    return _digest({name: scale_figures(gamma, DEAD_TAU) for name, gamma in values.items()})
+    return _digest({name: scale_figures(np.sort(gamma), DEAD_TAU) for name, gamma in values.items()})
 
 
 def _digest(figures: Mapping[str, Any]) -> str:

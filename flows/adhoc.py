@@ -22,7 +22,7 @@ from tasks.core.records import Audit
 from tasks.core.registry import Registry, load_registry, measuring
 from tasks.core.rows import Stamp, listing_row
 from tasks.folder import audit_folder
-from tasks.storing import store_audits
+from tasks.storing import AuditWriter
 
 # A part of a repo's name never begins with a dot: "./model" that is not there is a mistyped path, and no repo.
 _REPO = re.compile(r"(?P<repo>\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
@@ -129,7 +129,11 @@ def keep(models: Sequence[Model], done: Sequence[Audit], location: str) -> str:
         if model.path is None and model.revision is None and audit.listing.sha
     ]
     listed = [listing_row(listing, stamp.night) for listing in heads]
-    stored = store_audits(store, stamp, 0, done, listed)
+    stored: list[Audit] = []
+    writer = AuditWriter(store, stamp, 0, stored.append)
+    for audit in done:
+        writer.add(audit)
+    writer.write(listed)
     unfit = sum(before is not after for before, after in zip(done, stored, strict=True))
     how = f", {unfit} of them only as failed: what was read cannot be stored" if unfit else ""
     count = f"{len(done)} {'audit' if len(done) == 1 else 'audits'}"

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,6 +43,7 @@ READ_ROWS = 4_096  # of a part at a time; those of the widest table take 20 MB
 _RECORD = "merged.json"
 
 Versions = Mapping[str, int]
+Rows: TypeAlias = Sequence[Row] | pa.Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,10 @@ class Merged:
     replaced: frozenset[str] = field(default_factory=frozenset)
 
 
-def write_part(
-    store: Store, table: str, night: date, audit_id: str, batch: int, rows: Iterable[Row], versions: Versions
-) -> str:
+def write_part(store: Store, table: str, night: date, audit_id: str, batch: int, rows: Rows, versions: Versions) -> str:
     """Write one table's rows of a batch, and return the part's name; written again, it replaces itself.
 
-    Columns night and audit_id are filled in where the rows lack them.
+    Columns night and audit_id are filled in where the rows lack them; an Arrow table must have the table's schema.
 
     Raises:
         StoreError: the rows do not fit the table, the disk is full, or the part has been merged already.
@@ -73,7 +72,8 @@ def write_part(
     name = part_name(table, night, audit_id, batch)
     if name in read_merged(store, night).replaced:
         raise StoreError(f"{name} was merged with its night already; write under another audit_id")
-    content = rows_to_table(list(rows), TABLES[table], table, {"night": night, "audit_id": audit_id})
+    common = {"night": night, "audit_id": audit_id}
+    content = rows if isinstance(rows, pa.Table) else rows_to_table(rows, TABLES[table], table, common)
     with store.place.writing(name) as file:
         pq.write_table(with_versions(content, versions), file, compression="zstd")
     return name
@@ -84,7 +84,7 @@ def write_batch(
     night: date,
     audit_id: str,
     batch: int,
-    tables: Mapping[str, Sequence[Row]],
+    tables: Mapping[str, Rows],
     versions: Versions | None = None,
 ) -> None:
     """Write all parts of a batch, the marker last; killed before that, the batch counts as not done.
@@ -106,7 +106,7 @@ def write_batch(
     versions = _versions_of(tables.get(MARKER, ())) if versions is None else versions
     for table in TABLES:
         rows = tables.get(table, ())
-        if rows or table == MARKER:
+        if len(rows) or table == MARKER:
             write_part(store, table, night, audit_id, batch, rows, versions)
 
 
@@ -203,8 +203,9 @@ def with_versions(content: pa.Table, versions: Mapping[str, object]) -> pa.Table
     return content.replace_schema_metadata({name: str(value) for name, value in versions.items()})
 
 
-def _versions_of(audits: Sequence[Row]) -> dict[str, int]:
+def _versions_of(audits: Rows) -> dict[str, int]:
     names = ("read_version", "method_version")
+    audits = audits.select(names).to_pylist() if isinstance(audits, pa.Table) else audits
     return {name: max(row[name] for row in audits) for name in names if audits and all(name in row for row in audits)}
 
 

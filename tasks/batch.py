@@ -153,13 +153,14 @@ async def audit_model(
 async def _read(
     hub: Hub, listing: Listing, options: ReadOptions, shelf: Shelf, meter: Meter
 ) -> tuple[Reading, str | None]:
-    """Return the reading of a model, and the repo whose identical weights were read for it, if any."""
+    """Return the reading of a model, and the other repo whose identical weights were read for it, if any."""
     found = await hub.follow(listing, recognise_or_read(listing, options, shelf.memory, shelf), meter)
     if isinstance(found, Twin):
         kept = await shelf.find(found.sha256)
         reading = await hub.follow(listing, share(listing, kept, options), meter) if kept else None
         if kept and reading:
-            return replace(reading, weights_sha256=found.sha256), kept.repo_id
+            source = kept.repo_id if kept.repo_id != listing.repo_id else None  # an earlier commit of its own
+            return replace(reading, weights_sha256=found.sha256), source
         found = await hub.follow(listing, read_checkpoint(listing, options, shelf.memory), meter)
     shelf.keep(listing, found)
     return found, None

@@ -16,7 +16,6 @@ from storage.shared import KnownWeights
 from storage.store import open_store
 from tasks.core.reconclude import FROM_BYTES, KeptScale
 from tasks.core.records import READ_VERSION, Evidence, ScaleFigures
-from tasks.core.rows import unpack_tensors
 from tasks.core.sharing import Kept
 from tasks.core.verdicts import FROM_VALUES
 from tasks.shelf import Shelf
@@ -60,7 +59,7 @@ def kept_of_rows(old: OutdatedAudit) -> Kept:
     audit = old.audit
     return Kept(
         audit["repo_id"],
-        unpack_tensors(audit["tensors"]),
+        audit["tensors"],
         kept_scales(old),
         tuple(word for word in audit["integrity"] or () if word in FROM_VALUES),
         audit["checkpoint_bytes"],

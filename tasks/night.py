@@ -47,7 +47,7 @@ from tasks.hub import HubOptions, Learned, ListingQuery, Pace, list_models
 from tasks.hub.options import Origin
 from tasks.keeping import shelf_of
 from tasks.outlook import FILES, outlook, requests_expected
-from tasks.storing import VERSIONS, store_audits
+from tasks.storing import VERSIONS, AuditWriter
 
 PIECE_REPOS = 2_000  # two pages of the Hub: a night holds no more of the listing at a time
 COLLECTED_EVERY = (50_000, 20, 100)  # new objects, then rounds: with Python's own 700 it takes a third of the CPU
@@ -108,6 +108,22 @@ class BatchReport:
     statuses: dict[str, int]
     left_over: int
     cost: Cost
+
+
+class _Tally:
+    """What a batch has come to so far."""
+
+    def __init__(self) -> None:
+        self._statuses = Counter[str]()
+        self._cost = Cost()
+
+    def add(self, audit: Audit) -> None:
+        self._statuses[audit.reading.status] += 1
+        self._cost += audit.cost
+
+    def report(self, planned: int, seconds: float) -> BatchReport:
+        left_over = planned - self._statuses.total()
+        return BatchReport(dict(self._statuses), left_over, replace(self._cost, seconds=seconds))
 
 
 def learned(crawl: Crawl) -> Learned:
@@ -181,14 +197,18 @@ async def audit_batch(night: Night, crawl: Crawl, batch: int, budget: Budget) ->
     """
     started, store = time.monotonic(), open_store(night.store)
     planned = read_plan(store, night.night, batch).to_pylist()
-    done = [refused(row) for row in planned if row["status"]]
-    _tell(crawl, len(done), 0)
+    tally = _Tally()
+    writer = AuditWriter(store, Stamp(night.audit_id, night.night, datetime.now(UTC)), batch, tally.add)
+    known = [refused(row) for row in planned if row["status"]]
+    for audit in known:
+        writer.add(audit)
+    _tell(crawl, len(known), 0)
     with _rarely_collecting():
         async for audit in _audits(night, crawl, [listing_of_row(row) for row in planned if not row["status"]], budget):
-            done.append(audit)
+            writer.add(audit)
             _tell(crawl, 1, audit.cost.hub_requests)
-    done = store_audits(store, Stamp(night.audit_id, night.night, datetime.now(UTC)), batch, done)
-    return _report(done, len(planned), time.monotonic() - started)
+    writer.write()
+    return tally.report(len(planned), time.monotonic() - started)
 
 
 def summarise(night: Night) -> dict[str, Any]:
@@ -243,17 +263,6 @@ def _audits(night: Night, crawl: Crawl, listings: Sequence[Listing], budget: Bud
         budget=budget,
         shelf=shelf_of(night.store, night.audit_id),
     )
-
-
-def _report(done: Sequence[Audit], planned: int, seconds: float) -> BatchReport:
-    costs = [audit.cost for audit in done]
-    cost = Cost(
-        sum(cost.hub_requests for cost in costs),
-        sum(cost.cdn_requests for cost in costs),
-        sum(cost.bytes_read for cost in costs),
-        seconds,
-    )
-    return BatchReport(dict(Counter(audit.reading.status for audit in done)), planned - len(done), cost)
 
 
 def _tell(crawl: Crawl, audited: int, hub_requests: int) -> None:

@@ -30,9 +30,7 @@ def publish(location: str, made_at: datetime, hub_url: str | None) -> str | Path
         StoreError: the database cannot be read, or the folder not be written.
     """
     store = open_store(location)
-    # the ranking's rows come last: in Python they take ten times what Arrow does, and DuckDB's memory is free by then
-    ranking, coverage = ask_sparingly(store, lambda database: (_ranking(database), coverage_of(database)))
-    edition = Edition(ranking.to_pylist(), coverage, made_at, METHOD_VERSION, hub_url)
+    edition = ask_sparingly(store, lambda database: edition_of(database, made_at, hub_url))
     if isinstance(store.place, LocalPlace):
         return write_edition(edition, store.place.local_path(SITE_FOLDER))
     put_edition(edition, store.place)
@@ -63,7 +61,7 @@ def put_edition(edition: Edition, place: Place) -> None:
     files = site_files(edition)
     for name in sorted(files, key=lambda name: name == FRONT_PAGE):
         with place.writing(f"{SITE_FOLDER}/{name}") as file:
-            file.write(files[name])
+            file.writelines(files[name])
     for name in place.names(SITE_FOLDER):
         if name.removeprefix(f"{SITE_FOLDER}/") not in files:
             place.remove(name)
@@ -71,14 +69,11 @@ def put_edition(edition: Edition, place: Place) -> None:
 
 def edition_of(database: Any, made_at: datetime, hub_url: str | None) -> Edition:
     """Return today's edition, from an open database; private repos and local folders are not in it."""
-    return Edition(_ranking(database).to_pylist(), coverage_of(database), made_at, METHOD_VERSION, hub_url)
+    ranking = database.sql("FROM leaderboard").to_arrow_table()
+    return Edition(ranking, coverage_of(database), made_at, METHOD_VERSION, hub_url)
 
 
 def coverage_of(database: Any) -> list[dict[str, Any]]:
     """Return how many public models have which status, most first."""
     rows: list[dict[str, Any]] = database.sql(sql_file("queries/coverage.sql")).to_arrow_table().to_pylist()
     return rows
-
-
-def _ranking(database: Any) -> Any:
-    return database.sql("FROM leaderboard").to_arrow_table()

@@ -10,10 +10,11 @@ from storage.outdated import OutdatedAudit, outdated
 from storage.parts import write_batch
 from storage.store import open_store
 from tasks.core.kernel import DEAD_TAU
+from tasks.core.packing import unpack_config, unpack_tensors
 from tasks.core.reconclude import reconclude
 from tasks.core.records import METHOD_VERSION, READ_VERSION
 from tasks.core.registry import Registry, load_registry
-from tasks.core.rows import Row, Stamp, concluded_row, conclusion_rows, merge_rows, unpack_config, unpack_tensors
+from tasks.core.rows import Row, Stamp, concluded_row, conclusion_rows, merge_rows
 from tasks.keeping import kept_scales
 from tasks.night import Night
 from tasks.storing import VERSIONS

@@ -9,7 +9,7 @@ from tasks.core.memory import MAX_REMEMBERED_TENSORS, Memory, Recent
 from tasks.core.records import Listing, Reading
 from tasks.core.sharing import Kept, kept_of
 
-MAX_KEPT = 512  # checkpoints, of about 100 kB each: most copies of one come close upon each other
+MAX_KEPT = 512  # checkpoints, of about 40 kB each: most copies of one come close upon each other
 
 
 class StoredWeights(Protocol):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+
+import pyarrow as pa
 
 from storage.errors import StoreError
 from storage.parts import write_batch
@@ -17,46 +19,74 @@ from tasks.core.records import METHOD_VERSION, READ_VERSION, Audit
 from tasks.core.rows import Row, Stamp, audit_rows, merge_rows
 
 VERSIONS = {"read_version": READ_VERSION, "method_version": METHOD_VERSION}
+PACKED_AT_ONCE = 32  # audits: as objects one of 7 B parameters takes a megabyte, as columns a twentieth of it
 
 log = logging.getLogger("normaudit")
 
 
-def store_audits(
-    store: Store, stamp: Stamp, batch: int, audits: Sequence[Audit], listings: Sequence[Row] = ()
-) -> list[Audit]:
-    """Write the parts of a batch, the marker last; return the audits as they were stored.
+class AuditWriter:
+    """The audits of one batch on their way into its parts: they are held as columns, a few as objects.
 
     What a strange file makes of a row may be more than a column can hold. Such a model is stored as `failed`.
 
-    Raises:
-        StoreError: the store cannot be written.
+    Args:
+        store: where to.
+        stamp: of all of them.
+        batch: its number.
+        stored: is given each audit as it will be stored, in the order of `add`.
     """
-    try:
-        _write(store, stamp, batch, [audit_rows(audit, stamp) for audit in audits], listings)
-        return list(audits)
-    except (StoreError, ValueError, TypeError, RecursionError) as error:
-        fitting = [_storable(audit, stamp) for audit in audits]
-        if fitting == list(audits):
-            raise error if isinstance(error, StoreError) else StoreError(f"{store.location}: {error}") from error
-    _write(store, stamp, batch, [audit_rows(audit, stamp) for audit in fitting], listings)
-    return fitting
+
+    def __init__(self, store: Store, stamp: Stamp, batch: int, stored: Callable[[Audit], object]) -> None:
+        self._store, self._stamp, self._batch, self._stored = store, stamp, batch, stored
+        self._waiting: list[Audit] = []
+        self._packed: dict[str, list[pa.Table]] = {}
+
+    def add(self, audit: Audit) -> None:
+        """Take one audit in."""
+        self._waiting.append(audit)
+        if len(self._waiting) == PACKED_AT_ONCE:
+            self._pack()
+
+    def write(self, listings: Sequence[Row] = ()) -> None:
+        """Write the batch's parts, the marker last.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        self._pack()
+        self._hold({"listings": listings})
+        tables = {table: pa.concat_tables(packed) for table, packed in self._packed.items()}
+        write_batch(self._store, self._stamp.night, self._stamp.audit_id, self._batch, tables, VERSIONS)
+
+    def _pack(self) -> None:
+        """Turn what waits into columns; where something does not fit, that audit alone becomes one that failed."""
+        waiting, self._waiting = self._waiting, []
+        try:
+            self._hold(merge_rows([audit_rows(audit, self._stamp) for audit in waiting]))
+        except _UNFIT:
+            waiting = [self._storable(audit) for audit in waiting]
+            self._hold(merge_rows([audit_rows(audit, self._stamp) for audit in waiting]))
+        for audit in waiting:
+            self._stored(audit)
+
+    def _hold(self, rows: Mapping[str, Sequence[Row]]) -> None:
+        for table, packed in self._columns(rows).items():
+            self._packed.setdefault(table, []).append(packed)
+
+    def _columns(self, rows: Mapping[str, Sequence[Row]]) -> dict[str, pa.Table]:
+        common = {"night": self._stamp.night, "audit_id": self._stamp.audit_id}
+        return {table: rows_to_table(group, TABLES[table], table, common) for table, group in rows.items() if group}
+
+    def _storable(self, audit: Audit) -> Audit:
+        """Return the audit itself if its rows fit the tables, else one that failed and says why."""
+        try:
+            self._columns(audit_rows(audit, self._stamp))
+        except _UNFIT as error:
+            listing = replace(audit.listing, config=None)
+            failed = Failed(f"{shown(listing.repo_id)}: what was read cannot be stored: {shown(error, 300)}")
+            log.warning("%s", failed)
+            return replace(audit, listing=listing, reading=unreadable(failed, listing))
+        return audit
 
 
-def _write(
-    store: Store, stamp: Stamp, batch: int, rows: Sequence[Mapping[str, list[Row]]], listings: Sequence[Row]
-) -> None:
-    merged = merge_rows([{"listings": list(listings)}, *rows])
-    write_batch(store, stamp.night, stamp.audit_id, batch, merged, VERSIONS)
-
-
-def _storable(audit: Audit, stamp: Stamp) -> Audit:
-    """Return the audit itself if its rows fit the tables, else one that failed and says why."""
-    try:
-        for table, rows in audit_rows(audit, stamp).items():
-            rows_to_table(rows, TABLES[table], table, {"night": stamp.night, "audit_id": stamp.audit_id})
-    except (StoreError, ValueError, TypeError, RecursionError) as error:
-        listing = replace(audit.listing, config=None)
-        failed = Failed(f"{shown(listing.repo_id)}: what was read cannot be stored: {shown(error, 300)}")
-        log.warning("%s", failed)
-        return replace(audit, listing=listing, reading=unreadable(failed, listing))
-    return audit
+_UNFIT = (StoreError, ValueError, TypeError, RecursionError)

@@ -121,7 +121,7 @@ def _score_final(model: Model, mains: list[Norm], rng: np.random.Generator, resu
     if norm.scale_tensor and parameterisation:
         scale = rng.lognormal(0, 0.3, norm.dim or 64) - (parameterisation == "one_plus")
         result.counts["parameterisations"] += 1
-        result.counts["parameterisation"] += with_values(norm, scale).parameterisation == parameterisation
+        result.counts["parameterisation"] += with_values(norm, np.sort(scale)).parameterisation == parameterisation
 
 
 def _measured(entry: dict) -> Model:

@@ -150,12 +150,12 @@ def test_a_scale_that_is_not_finite_has_no_direction_and_no_figures(bad):
         kernel_direction(gamma)
     figures = kernel_figures(gamma, None, "layernorm")
     assert {value for value in dataclasses.astuple(figures)} == {None, (), DEAD_TAU}
-    assert scale_figures(gamma).nonfinite_count == np.count_nonzero(~np.isfinite(gamma))
+    assert scale_figures(np.sort(gamma)).nonfinite_count == np.count_nonzero(~np.isfinite(gamma))
 
 
 @given(any_scale, st.sampled_from(["layernorm", "rmsnorm", "unknown"]))
 def test_no_scale_yields_nan_or_infinity_in_any_figure(gamma, kind):
-    for figures in (kernel_figures(gamma, gamma, kind), scale_figures(gamma)):
+    for figures in (kernel_figures(gamma, gamma, kind), scale_figures(np.sort(gamma))):
         numbers = [value for value in dataclasses.astuple(figures) if isinstance(value, float)]
         assert all(map(math.isfinite, numbers)), figures
 
@@ -170,7 +170,7 @@ def test_figures_agree_with_the_plain_formulas(gamma):
     assert figures.cos_uniform == pytest.approx(abs(u.sum()) / np.sqrt(u.size), rel=1e-9, abs=1e-12)
     assert figures.condition_number == pytest.approx(np.abs(gamma).max() / np.abs(gamma).min(), rel=1e-9)
     assert figures.u_dot_beta == pytest.approx(u @ gamma, rel=1e-9)
-    stats = scale_figures(gamma)
+    stats = scale_figures(np.sort(gamma))
     assert stats.gamma_rms == pytest.approx(np.sqrt(np.mean(gamma**2)), rel=1e-9)
     assert stats.gamma_std == pytest.approx(gamma.std(), rel=1e-9, abs=1e-9 * np.abs(gamma).max())
     assert stats.negative_count == np.sum(gamma < 0)

@@ -54,7 +54,7 @@ def test_an_edition_says_when_and_by_which_method_it_was_made(store):
     with open_database(store) as database:
         edition = edition_of(database, NOW, None)
     assert (edition.made_at, edition.method_version) == (NOW, METHOD_VERSION)
-    assert [row["repo_id"] for row in edition.rows] == ["org/alpha"]
+    assert edition.ranking["repo_id"].to_pylist() == ["org/alpha"]
 
 
 def test_a_repo_that_turns_private_disappears_from_the_next_edition(store):

@@ -7,9 +7,10 @@ import numpy as np
 from storage.rows import rows_to_table
 from storage.schema import TABLES
 from tasks.core.errors import Gated
+from tasks.core.packing import pack_tensors, unpack_tensors
 from tasks.core.reading import unreadable
 from tasks.core.records import Audit, Listing, Tensor
-from tasks.core.rows import Stamp, audit_json, audit_rows, listing_row, merge_rows, pack_tensors, unpack_tensors
+from tasks.core.rows import Stamp, audit_json, audit_rows, listing_row, merge_rows
 from tests.checkpoints import GPT2_CONFIG, gpt2, safetensors_file
 from tests.test_reading import follow
 

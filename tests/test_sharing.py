@@ -132,6 +132,17 @@ def test_a_copy_costs_one_request_to_the_hub_and_names_whom_it_shares_with():
     assert main_norm(other.reading).kernel == main_norm(one.reading).kernel
 
 
+def test_a_new_commit_with_the_old_weights_shares_with_nobody():
+    old, new = repo("org/first", sha="a" * 40), repo("org/first", sha="b" * 40)
+    shelf = Shelf()
+    with StandIn([old], token="hf_t") as hub:
+        [before] = audits(hub, [old], shelf)
+        hub.repos["org/first"] = new
+        [after] = audits(hub, [new], shelf)
+    assert (after.shared_from, after.cost.cdn_requests) == (None, 0)
+    assert main_norm(after.reading).kernel == main_norm(before.reading).kernel
+
+
 def test_a_private_repo_is_never_named_as_the_one_that_was_read():
     first, copy = repo("org/first", private=True), repo("org/copy")
     with StandIn([first, copy], token="hf_t") as hub:

@@ -16,13 +16,22 @@ from tasks import night as stages
 from tasks.batch import Budget
 from tasks.core.records import Audit, Listing, Reading
 from tasks.core.rows import Stamp
-from tasks.storing import store_audits
+from tasks.storing import PACKED_AT_ONCE, AuditWriter
 from tests.checkpoints import GPT2_CONFIG, gpt2
 from tests.nights import TODAY, TOMORROW, audited, crawl_with, repo, run_night
 
 
 def data_requests(own_hub):
     return [request for request in own_hub.requests if "/api/models" not in request.path]
+
+
+def write(store, stamp, audits):
+    stored = []
+    writer = AuditWriter(store, stamp, 0, stored.append)
+    for audit in audits:
+        writer.add(audit)
+    writer.write()
+    return stored
 
 
 def test_a_night_audits_every_listed_model_in_batches(own_hub, crawl, location):
@@ -155,7 +164,7 @@ def test_a_model_whose_rows_no_column_can_hold_costs_itself_alone(location):
     deep = Reading("ok", None, "layernorm", config=functools.reduce(lambda inner, _: [inner], range(1000), []))
     audits = [Audit(Listing(f"org/{name}", "0" * 40), reading) for name, reading in
               (("huge", strange), ("deep", deep), ("sound", Reading("no_norms", None, "none")))]  # fmt: skip
-    stored = store_audits(open_store(location), stamp, 0, audits)
+    stored = write(open_store(location), stamp, audits)
     assert [audit.reading.status for audit in stored] == ["failed", "failed", "no_norms"]
     rows = read_columns(open_store(location), "audits", TODAY, "run", ("repo_id", "status", "reason")).to_pylist()
     assert {row["repo_id"]: row["status"] for row in rows} == {
@@ -166,14 +175,21 @@ def test_a_model_whose_rows_no_column_can_hold_costs_itself_alone(location):
     assert all(row["reason"] is None or row["repo_id"] in row["reason"] for row in rows)
 
 
+def test_audits_are_stored_in_their_order_however_many_are_packed_at_once(location):
+    audits = [Audit(Listing(f"org/{n:03}"), Reading("no_norms", None, "none")) for n in range(2 * PACKED_AT_ONCE + 1)]
+    stamp = Stamp("run", TODAY, datetime(2026, 3, 1, tzinfo=UTC))
+    assert write(open_store(location), stamp, audits) == audits
+    rows = read_columns(open_store(location), "audits", TODAY, "run", ("repo_id",))
+    assert rows["repo_id"].to_pylist() == [audit.listing.repo_id for audit in audits]
+
+
 def test_a_store_that_cannot_be_written_is_no_models_fault(tmp_path):
     (tmp_path / "location").mkdir()
     (tmp_path / "location" / "parts").write_text("in the way")
     with pytest.raises(StoreError):
-        store_audits(
+        write(
             open_store(tmp_path / "location"),
             Stamp("run", TODAY, datetime(2026, 3, 1, tzinfo=UTC)),
-            0,
             [Audit(Listing("org/a"), Reading("no_norms", None, "none"))],
         )
 

@@ -27,12 +27,12 @@ def with_scale(norm: Norm, weight: Vector, beta: Vector | None, gamma_sha256: st
         gamma_sha256: of the scale's bytes in the file.
         tau: threshold of near-dead coordinates, relative to rms(γ).
     """
-    with np.errstate(over="ignore"):  # the median of two huge values; infinity says of it what matters
-        norm = replace(with_values(norm, weight), dim=weight.size)
-    gamma = effective_scale(weight, norm.parameterisation)
-    scale = scale_figures(gamma, tau)
-    if not norm.is_final or not gamma.size:
+    ordered = np.sort(weight)
+    norm = replace(with_values(norm, ordered), dim=weight.size)
+    scale = scale_figures(effective_scale(ordered, norm.parameterisation), tau)  # 1 + w is in the order of w
+    if not norm.is_final or not weight.size:
         return ReadNorm(norm, scale)
+    gamma = effective_scale(weight, norm.parameterisation)
     return ReadNorm(norm, scale, kernel_figures(gamma, beta, norm.kind, tau), gamma, beta, gamma_sha256)
 
 

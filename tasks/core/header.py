@@ -7,9 +7,11 @@ which the reference silently keeps the last.
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -27,6 +29,7 @@ MAX_FILE_BYTES = 2**63 - 1  # no file system has longer files, and no store a co
 FIRST_READ_BYTES = 65_536  # the header of a single-file model of 7 B parameters takes 34 kB
 HEADER_BYTES_PER_TENSOR = 160  # 117 on average; a second request costs more than the difference
 METADATA_BYTES = 4_096  # of a header besides its tensors: {"format": "pt"} takes 30, merge recipes take more
+_SHORT_SHAPE = 16  # axes: the product of very many lengths takes long
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _SAFE_SHARD = re.compile(r"(?!/)(?!.*(?:^|/)\.\.?(?:/|$))[^\\:\x00-\x1f]+\.safetensors")
 
@@ -175,7 +178,31 @@ def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     return found
 
 
-def _spec(name: str, entry: object, data_start: int, where: str) -> TensorSpec:
+def _spec(name: str, entry: Any, data_start: int, where: str) -> TensorSpec:
+    """Return one tensor; mostly nothing is wrong with it, which one look shows."""
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if len(entry) == len(_ENTRY_KEYS) and len(shape) <= _SHORT_SHAPE and _is_sound(dtype, shape, start, stop):
+            return TensorSpec(name, dtype, tuple(shape), data_start + start, data_start + stop)
+    except (TypeError, KeyError, ValueError):
+        pass
+    return _examined_spec(name, entry, data_start, where)
+
+
+def _is_sound(dtype: str, shape: list[int], start: int, stop: int) -> bool:
+    """Return whether nothing is wrong with a tensor that has elements; of any other it takes a closer look to tell.
+
+    Raises:
+        TypeError, KeyError: something is wrong.
+    """
+    numbers = [*shape, start, stop]
+    if type(shape) is not list or set(map(type, numbers)) != {int} or min(numbers) < 0:
+        return False
+    elements = math.prod(shape)
+    return 0 < elements <= MAX_ELEMENTS and elements * BITS[dtype] == 8 * (stop - start)
+
+
+def _examined_spec(name: str, entry: object, data_start: int, where: str) -> TensorSpec:
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
         raise BadFile(f"{where}: {shown(name)}: dtype, shape and data_offsets are needed, and nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -219,7 +246,7 @@ def sorted_specs(entries: Mapping[str, object], data_start: int, where: str) -> 
         BadFile: an entry breaks a rule of the format.
     """
     specs = [_spec(name, entry, data_start, where) for name, entry in entries.items()]
-    return sorted(specs, key=lambda spec: (spec.start_byte, spec.stop_byte))
+    return sorted(specs, key=attrgetter("start_byte", "stop_byte"))
 
 
 def check_layout(specs: Sequence[TensorSpec], data_start: int, file_bytes: int, where: str) -> None:

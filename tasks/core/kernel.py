@@ -7,6 +7,8 @@ by them.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from tasks.core.records import KernelFigures, Kind, Parameterisation, ScaleFigur
 DEAD_TAU = 1e-4  # near-dead: |γ| ≤ τ·rms(γ); its square, 1e-8, is the probe's threshold for a dead eigenvalue
 LISTED_COORDINATES = 64  # of the near-dead coordinates, so many are listed
 CENTRING: frozenset[Kind] = frozenset({"layernorm"})
+_TINY = float(np.finfo(np.float64).tiny)
 
 Vector = NDArray[np.float64]
 
@@ -109,30 +112,46 @@ def kernel_figures(gamma: Vector, beta: Vector | None, kind: Kind, tau: float = 
     )
 
 
-def scale_figures(gamma: Vector, tau: float = DEAD_TAU) -> ScaleFigures:
-    """Return the statistics of an effective scale, shape (d,); those that NaN or Inf make meaningless are None."""
-    nonfinite = _nonfinite(gamma)
-    zeros, negatives = int(np.count_nonzero(gamma == 0)), int(np.count_nonzero(gamma < 0))
-    if nonfinite or gamma.size == 0:
+def scale_figures(ordered: Vector, tau: float = DEAD_TAU) -> ScaleFigures:
+    """Return the statistics of an effective scale; those that NaN or Inf make meaningless are None.
+
+    Args:
+        ordered: the scale's values, ascending and NaN last, as `np.sort` returns them; shape (d,). Counts are then
+            found by bisection, which takes half the time of looking at each value.
+        tau: threshold of near-dead coordinates, relative to rms(γ).
+    """
+    finite_stop = int(ordered.searchsorted(np.inf))
+    nonfinite = ordered.size - finite_stop + int(ordered.searchsorted(-np.inf, "right"))
+    negatives = int(ordered.searchsorted(0.0))
+    zeros = int(ordered.searchsorted(0.0, "right")) - negatives
+    if nonfinite or ordered.size == 0:
         return ScaleFigures(None, None, None, None, None, zeros, negatives, None, nonfinite)
-    unit = max(float(np.abs(gamma).max()), np.finfo(np.float64).tiny)  # so that squares of huge scales do not overflow
-    scaled = gamma / unit
+    least, most = float(ordered[0]), float(ordered[-1])
+    unit = max(-least, most, _TINY)  # so that squares of huge scales do not overflow
+    scaled = ordered / unit
+    mean = float(scaled.sum()) / scaled.size
+    rms = unit * _root_mean_square(scaled)
+    near = ordered.searchsorted(tau * rms, "right") - ordered.searchsorted(-tau * rms)
     return ScaleFigures(
-        gamma_min=float(gamma.min()),
-        gamma_max=float(gamma.max()),
-        gamma_mean=_finite(float(scaled.mean()) * unit),
-        gamma_std=_finite(float(scaled.std()) * unit),
-        gamma_rms=_finite(_rms(gamma)),
+        gamma_min=least,
+        gamma_max=most,
+        gamma_mean=_finite(mean * unit),
+        gamma_std=_finite(_root_mean_square(scaled - mean) * unit),
+        gamma_rms=_finite(rms),
         zero_count=zeros,
         negative_count=negatives,
-        dead_coordinate_count=near_dead(gamma, tau).size,
+        dead_coordinate_count=int(near),
         nonfinite_count=0,
     )
 
 
 def _rms(gamma: Vector) -> float:
     unit = float(np.abs(gamma).max())
-    return unit * float(np.sqrt(np.mean((gamma / unit) ** 2))) if unit > 0 else 0.0
+    return unit * _root_mean_square(gamma / unit) if unit > 0 else 0.0
+
+
+def _root_mean_square(values: Vector) -> float:
+    return math.sqrt(float(values @ values) / values.size)
 
 
 def _dead_dim(near_dead_count: int, kind: Kind) -> int | None:

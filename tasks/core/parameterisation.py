@@ -43,25 +43,28 @@ def conversion_evidence(inventory: Inventory) -> list[Evidence]:
     return []
 
 
-def with_values(norm: Norm, weight: NDArray[np.float64]) -> Norm:
+def with_values(norm: Norm, ordered: NDArray[np.float64]) -> Norm:
     """Return the norm with what its stored scale says of the parameterisation; where it contradicts, evidence says so.
 
     Args:
         norm: from `classify`.
-        weight: the stored scale, any shape; NaN and infinite entries are left out.
+        ordered: the stored scale's values, ascending and NaN last, as `np.sort` returns them; shape (d,). NaN and
+            infinite ones are left out.
     """
-    facts = _from_values(weight[np.isfinite(weight)])
+    finite = ordered[ordered.searchsorted(-np.inf, "right") : ordered.searchsorted(np.inf)]
+    facts = _from_values(finite)
     evidence = (*norm.evidence, *facts)
     return replace(norm, parameterisation=from_facts(norm.kind, evidence), evidence=evidence)
 
 
-def _from_values(weight: NDArray[np.float64]) -> list[Evidence]:
+def _from_values(ordered: NDArray[np.float64]) -> list[Evidence]:
     """A scale is positive nearly everywhere; so values of both signs around 0 are stored less one."""
-    if not weight.size:
+    if not ordered.size:
         return []
-    median, negative = float(np.median(weight)), float((weight < 0).mean())
+    below, above = ordered[(ordered.size - 1) // 2], ordered[ordered.size // 2]
+    median, negative = float(below / 2 + above / 2), int(ordered.searchsorted(0.0)) / ordered.size
     detail = f"median {median:.3g}, {negative:.1%} negative"
-    if (weight == 1).all():
+    if ordered[0] == ordered[-1] == 1:
         return [Evidence("values", "plain", 0.9, "every value is 1: never trained, or folded into the next layer")]
     if negative >= NEGATIVE and median < HALF:
         return [Evidence("values", "one_plus", 0.9, f"{detail}: centred near 0")]

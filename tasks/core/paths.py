@@ -38,6 +38,7 @@ WRAPPERS = frozenset(
         "default",
     }
 )
+MAX_KEPT_CHARS = 96  # of a name whose pattern is remembered
 MAX_SEGMENT_CHARS = 64  # a longer component is no module's name, and is not taken apart
 _INDEX = re.compile(r"\.[0-9]{1,9}(?=\.)")
 _NUMBERED_LAYER = re.compile(r"\.(layers?|blocks?)_?[0-9]{1,4}(?=\.)")  # "encoder.layer_3.": TensorFlow's way
@@ -57,6 +58,15 @@ def pattern_of(name: str) -> str:
 
     A number that is the whole name's first component stays: it numbers the parts of a pipeline, not layers.
     """
+    return _pattern_of_short(name) if len(name) <= MAX_KEPT_CHARS else _pattern_of(name)
+
+
+def indices_of(name: str) -> tuple[int, ...]:
+    """Return the indices that `pattern_of` replaces, in their order."""
+    return _indices_of_short(name) if len(name) <= MAX_KEPT_CHARS else _indices_of(name)
+
+
+def _pattern_of(name: str) -> str:
     name = name.replace("#", "_")
     if "/" in name and "." not in name:
         name = name.replace("/", ".")
@@ -64,14 +74,18 @@ def pattern_of(name: str) -> str:
     return pattern if "#" in pattern else _NUMBERED_LAYER.sub(r".\1.#", pattern)
 
 
-def indices_of(name: str) -> tuple[int, ...]:
-    """Return the indices that `pattern_of` replaces, in their order."""
+def _indices_of(name: str) -> tuple[int, ...]:
     found = _INDEX.findall(name)
     if found:
         return tuple(int(text[1:]) for text in found)
     if "/" in name and "." not in name:
         name = name.replace("/", ".")
     return tuple(int(re.findall(r"[0-9]+", match.group())[-1]) for match in _NUMBERED_LAYER.finditer(name))
+
+
+# many checkpoints name their tensors alike
+_pattern_of_short = lru_cache(maxsize=16_384)(_pattern_of)
+_indices_of_short = lru_cache(maxsize=4_096)(_indices_of)
 
 
 def path_of(pattern: str) -> tuple[str, ...]:

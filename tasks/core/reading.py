@@ -207,7 +207,8 @@ class _Reader:
             return without_scale(norm, self.options.dead_tau)
         stored, weight = values[norm.scale_tensor]
         beta = values[norm.bias_tensor][1] if norm.bias_tensor else None
-        return with_scale(norm, weight, beta, hashlib.sha256(stored).hexdigest(), self.options.dead_tau)
+        gamma_sha256 = hashlib.sha256(stored).hexdigest() if norm.is_final else None
+        return with_scale(norm, weight, beta, gamma_sha256, self.options.dead_tau)
 
     def conclude(self, found: Classification, norms: tuple[ReadNorm, ...]) -> Reading:
         """Return all of it as one record."""

@@ -260,6 +260,14 @@ class Cost:
     bytes_read: int = 0
     seconds: float = 0.0
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.hub_requests + other.hub_requests,
+            self.cdn_requests + other.cdn_requests,
+            self.bytes_read + other.bytes_read,
+            self.seconds + other.seconds,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Audit:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from tasks.core.packing import pack_config, pack_tensors
 from tasks.core.reconclude import Concluded
 from tasks.core.records import (
     METHOD_VERSION,
@@ -27,7 +26,6 @@ from tasks.core.records import (
     Reading,
     ReadNorm,
     ScaleFigures,
-    Tensor,
 )
 from tasks.core.verdicts import FROM_NAMES
 
@@ -96,29 +94,6 @@ def norm_row(read: ReadNorm) -> Row:
     """Return what table `norms` holds of one norm, without the key of its model."""
     columns = dict(zip(_NORM_COLUMNS, _norm_values(read.norm), strict=True))
     return columns | dict(zip(_SCALE_COLUMNS, _scale_values(read.scale), strict=True)) if read.scale else columns
-
-
-def pack_tensors(tensors: Sequence[Tensor]) -> bytes:
-    """Return names, files, dtypes and shapes as compressed JSON; `unpack_tensors` is its inverse."""
-    return zlib.compress(orjson.dumps([(t.name, t.file, t.dtype, t.shape) for t in tensors]), level=6)
-
-
-def unpack_tensors(packed: bytes) -> tuple[Tensor, ...]:
-    """Return what `pack_tensors` packed."""
-    return tuple(
-        Tensor(name, file, dtype, None if shape is None else tuple(shape))
-        for name, file, dtype, shape in orjson.loads(zlib.decompress(packed))
-    )
-
-
-def pack_config(config: Mapping[str, object] | None) -> bytes | None:
-    """Return a config as compressed JSON; `unpack_config` is its inverse."""
-    return zlib.compress(orjson.dumps(config)) if config is not None else None
-
-
-def unpack_config(packed: bytes | None) -> Mapping[str, object] | None:
-    """Return what `pack_config` packed."""
-    return orjson.loads(zlib.decompress(packed)) if packed is not None else None
 
 
 def concluded_row(audit: Row, concluded: Concluded, stamp: Stamp) -> Row:

@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,12 +15,12 @@ HERE, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 STALE_S = 3600.0  # no edition takes an hour to write: what is older was left by a killed one
 
 
-def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_site(folder: Path, files: Mapping[str, Iterable[bytes]]) -> None:
     """Replace folder by one that holds exactly these files; a reader finds the old site or the new one.
 
     Args:
         folder: where the site stands or is to stand; what a symbolic link points at is replaced, not the link.
-        files: content by name.
+        files: content by name, in pieces.
 
     Raises:
         OSError: the folder beside cannot be written, or folder is a file; what stood there then still stands.
@@ -31,8 +31,9 @@ def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
     aside = folder.with_name(f".{folder.name}-{uuid4().hex}")
     try:
         aside.mkdir(parents=True)
-        for name, content in files.items():
-            (aside / name).write_bytes(content)
+        for name, pieces in files.items():
+            with (aside / name).open("wb") as file:
+                file.writelines(pieces)
         _put_in_place(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
