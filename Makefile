@@ -32,7 +32,7 @@ check: install
 	$(BIN)/pytest -q tests/test_layout.py
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 bench: install
 	$(BIN)/python -m benchmarks.reader
@@ -42,8 +42,9 @@ bench: install
 scale: install
 	$(BIN)/python -m benchmarks.scale
 
-# the tests that are marked slow
+# the tests that are marked slow, those of the extras dask and ray too
 slow: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dask,ray]'
 	$(BIN)/pytest -m slow
 
 # fifty nights killed at random moments, each run again to its end; a quarter of an hour

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from deployments.demo.standin import StandIn
     from storage.store import Store
     from tasks.night import Crawl
+    from tests.engines import Engine
     from tests.s3_server import S3Server
 
 # A shell's background job ignores Ctrl-C, and what the tests start would inherit that.
@@ -70,6 +71,24 @@ def store(tmp_path: Path) -> "Store":
     from storage.store import open_store
 
     return open_store(tmp_path / "store")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A local GPT-2."""
+    from tests.command import checkpoint
+
+    return checkpoint(tmp_path / "model")
+
+
+@pytest.fixture(scope="session")
+def ranked_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of three public models, a private one, a local folder and a failed audit, which no test changes."""
+    from tests.stores import write_ranked
+
+    location = tmp_path_factory.mktemp("ranked") / "store"
+    write_ranked(location)
+    return location
 
 
 @pytest.fixture(scope="session")
@@ -135,16 +154,28 @@ def demo_store(models, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_prefect_home(tmp_path_factory) -> Path:
-    """One Prefect database for all tests that start a server: to create it takes longer than most tests."""
-    return tmp_path_factory.mktemp("prefect")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Engine]":
+    """One Prefect server for all tests that need one: to start it and to create its database takes ten seconds."""
+    from tests.engines import running_engine
+
+    with running_engine(tmp_path_factory.mktemp("prefect")) as running:
+        yield running
 
 
 @pytest.fixture
-def prefect_home(own_home, shared_prefect_home, monkeypatch) -> Path:
-    """A home of the test's own, but for Prefect's database."""
-    monkeypatch.setenv("PREFECT_HOME", str(shared_prefect_home))
-    return shared_prefect_home
+def prefect_server(own_home: Path, engine: "Engine", monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a Prefect server, which the environment names."""
+    monkeypatch.setenv("PREFECT_HOME", str(own_home))
+    monkeypatch.setenv("PREFECT_API_URL", engine.url)
+    return engine.url
+
+
+@pytest.fixture
+def prefect_home(own_home: Path, engine: "Engine", monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own where a Prefect server can be started; its database has been created."""
+    home = engine.copy_database(own_home / "prefect")
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    return home
 
 
 @pytest.fixture
@@ -159,7 +190,7 @@ def own_home(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def night(tmp_path, prefect_home) -> "Iterator[Callable[..., subprocess.Popen[str]]]":
+def night(tmp_path, prefect_server) -> "Iterator[Callable[..., subprocess.Popen[str]]]":
     """A function that starts a night against a Hub, in a process of its own, which ends with the test."""
     from tests.nights import SETTINGS, start_night
 

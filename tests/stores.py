@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from storage.database import build
 from storage.nights import writing_plan
+from storage.parts import write_batch
 from storage.rows import rows_to_table
 from storage.schema import CANDIDATES
-from storage.store import Store
+from storage.store import Store, open_store
+from tasks.core.rows import merge_rows
 
 NIGHT = date(2026, 11, 1)
 AUDITED_AT = datetime(2026, 11, 1, 3, tzinfo=UTC)
@@ -114,3 +117,19 @@ def model(repo_id: str, sha: str | None = "s1", **facts: Any) -> dict[str, list[
         **conclusions(repo_id, sha),
         "probes": [probe(repo_id, sha, "random"), probe(repo_id, sha, "trained")],
     }
+
+
+def write_ranked(location: object) -> None:
+    """Make a store of three public models, a private one, a local folder and a failed audit, with its database."""
+    public = [
+        {**model(f"org/{name}"), "listings": [listing(f"org/{name}", downloads=downloads)]}
+        for name, downloads in (("a", 5), ("b", 50), ("c", 1))
+    ]
+    private = {**model("org/secret"), "listings": [listing("org/secret", downloads=10**6, private=True)]}
+    local = {name: rows for name, rows in model("/home/me/local").items() if name != "listings"}
+    failed = {
+        "audits": [audit("org/down", status="failed", reason="org/down: 503")],
+        "listings": [listing("org/down")],
+    }
+    write_batch(open_store(location), NIGHT, "test", 0, merge_rows([*public, private, local, failed]))
+    build(open_store(location))

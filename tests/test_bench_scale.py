@@ -7,6 +7,8 @@ import pytest
 from benchmarks.scale import NIGHTS, results_of, table
 from benchmarks.scale_night import STAGES
 
+pytestmark = pytest.mark.slow  # three nights, each in a process of its own
+
 
 def options(store, **changes):
     defaults = {"nights": NIGHTS, "shape": "tiny", "latency_ms": 0.0, "fill": False, "store": store}
@@ -41,7 +43,6 @@ def test_each_stage_of_each_night_is_in_the_table(results):
     assert {stage for result in results.values() for stage in result.sample["seconds"]} == {*STAGES}
 
 
-@pytest.mark.slow
 def test_models_that_were_made_up_are_unchanged_like_those_that_were_read(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.scale.FILLED_FROM", 20)
     found = {result.night: result for result in results_of(2_100, options(tmp_path, fill=True))}

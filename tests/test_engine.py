@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import get_args
 
 import pytest
 
-from tests.test_cli import ROOT, normaudit
+from tests.command import ROOT, normaudit
 
 pytestmark = pytest.mark.prefect
 
@@ -53,11 +52,6 @@ def wait_for(condition, timeout_s=60):
         time.sleep(0.05)
 
 
-def started(code=SERVE):
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    return process, process.stdout.readline().strip()
-
-
 def is_healthy(url):
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
@@ -68,8 +62,9 @@ def is_healthy(url):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_the_server_ends_with_its_parent_however_that_ends(prefect_home, how):
-    process, url = started()
+    process = subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
+        url = process.stdout.readline().strip()
         assert is_healthy(url)
         children = children_of(process.pid)
         assert children
@@ -83,17 +78,10 @@ def test_the_server_ends_with_its_parent_however_that_ends(prefect_home, how):
         process.wait()
 
 
-def test_a_named_server_is_used_and_none_is_started(prefect_home):
-    process, url = started()
-    try:
-        run = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, cwd=ROOT, check=True,
-                             env={**os.environ, "PREFECT_API_URL": url})  # fmt: skip
-        assert run.stdout.split() == [url, "[]"]
-        assert is_healthy(url)
-    finally:
-        process.kill()
-        process.stdout.close()
-        process.wait()
+def test_a_named_server_is_used_and_none_is_started(prefect_server):
+    run = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout.split() == [prefect_server, "[]"]
+    assert is_healthy(prefect_server)
 
 
 def test_a_home_that_cannot_be_written_is_one_line(tmp_path, own_home):
@@ -117,20 +105,6 @@ def test_a_home_that_cannot_be_written_is_one_line(tmp_path, own_home):
     assert len(run.stderr.splitlines()) == 1
     assert str(tmp_path / "file" / "home") in run.stderr
     assert "PREFECT_API_URL" in run.stderr
-
-
-def test_a_hub_that_is_not_there_is_one_line(prefect_home, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    config = tmp_path / "nightly.toml"
-    config.write_text(f"endpoint = 'http://127.0.0.1:{port}'\n[limits]\nretries = 1\n[[sources]]\ntop = 1\n")
-    command = [sys.executable, "-m", "flows.cli", "nightly", "--config", config, "--store", tmp_path / "store"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
-    assert run.returncode == 1
-    assert run.stdout == ""
-    assert len(run.stderr.splitlines()) == 1
-    assert "127.0.0.1 gave no whole page" in run.stderr
-    assert "tried 2 times" in run.stderr
 
 
 def test_a_server_that_cannot_start_is_one_error_with_its_reason(own_home, monkeypatch):
@@ -169,7 +143,7 @@ with prefect_api():
 """
 
 
-def test_dead_runs_of_the_same_store_are_closed_as_crashed_and_others_stay(prefect_home):
+def test_dead_runs_of_the_same_store_are_closed_as_crashed_and_others_stay(prefect_server):
     run = subprocess.run([sys.executable, "-c", RECONCILE], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == [
@@ -179,7 +153,7 @@ def test_dead_runs_of_the_same_store_are_closed_as_crashed_and_others_stay(prefe
 
 
 @pytest.mark.usefixtures("models")
-def test_the_demo_shows_every_status_and_its_second_night_reads_nothing(prefect_home, tmp_path):
+def test_the_demo_shows_every_status_and_its_second_night_reads_nothing(prefect_home, engine, tmp_path):
     from deployments.demo.models import demo_repos
     from flows.night_run import DEMO_CACHE
     from storage.database import open_database
@@ -189,7 +163,8 @@ def test_the_demo_shows_every_status_and_its_second_night_reads_nothing(prefect_
     store = tmp_path / "store"
     command = [sys.executable, "-m", "flows.cli", "demo", "--store", str(store)]
     first, second = (
-        subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300) for _ in range(2)
+        subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300, env=environment)
+        for environment in (None, {**os.environ, "PREFECT_API_URL": engine.url})
     )
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     with open_database(open_store(store)) as database:

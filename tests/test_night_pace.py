@@ -76,7 +76,7 @@ def windows_of(log):
     return counts
 
 
-@pytest.mark.parametrize(("workers", "quota"), [(1, 40), (3, 60)])
+@pytest.mark.parametrize(("workers", "quota"), [pytest.param(1, 40, marks=pytest.mark.slow), (3, 60)])
 def test_a_crawl_at_a_small_limit_is_never_refused_and_uses_its_windows(stock, workers, quota):
     log = crawled(stock[: 2 * quota + 5], quota, workers)
     assert 429 not in {record.status for record in log}

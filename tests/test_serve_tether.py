@@ -9,11 +9,11 @@ import pytest
 from tests.nights import ROOT
 from tests.test_engine import is_alive, wait_for
 
-# A command whose child has left its session, as Prefect's flow runs may, and ignores the polite signal.
+# A command whose child has left its session, as Prefect's flow runs may; it can be made to ignore the polite signal.
 FAMILY = """
 import signal, subprocess, sys, time
-stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
-child = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE)
+code = "import signal, time; signal.signal(15, signal.{on_term}); print('up', flush=True); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
 {then}
@@ -27,9 +27,9 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_what_is_tethered_ends_with_the_parent_however_that_dies(how):
-    code = PARENT.format(family=FAMILY.format(then="time.sleep(600)"))
+@pytest.mark.parametrize(("how", "on_term"), [(signal.SIGKILL, "SIG_IGN"), (signal.SIGTERM, "SIG_DFL")])
+def test_what_is_tethered_ends_with_the_parent_however_that_dies(how, on_term):
+    code = PARENT.format(family=FAMILY.format(on_term=on_term, then="time.sleep(600)"))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
         tether, grandchild = map(int, parent.stdout.readline().split())
         assert is_alive(grandchild)
@@ -39,7 +39,8 @@ def test_what_is_tethered_ends_with_the_parent_however_that_dies(how):
 
 
 def test_a_command_that_ends_by_itself_leaves_no_child_behind_and_its_status_is_told():
-    command = [sys.executable, "-m", "flows.tether", sys.executable, "-c", FAMILY.format(then="sys.exit(7)")]
+    family = FAMILY.format(on_term="SIG_DFL", then="sys.exit(7)")
+    command = [sys.executable, "-m", "flows.tether", sys.executable, "-c", family]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as tether:
         grandchild = int(tether.stdout.readline())
         assert tether.wait(60) == 7

@@ -217,29 +217,36 @@ def test_of_a_large_part_a_query_fetches_the_rows_that_it_wants(store, s3):
     assert 0 < fetched < store.place.sizes("parts/audits")[name] / 2
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "FROM read_text('/etc/passwd')",
-        "FROM read_parquet('{location}/parts/audits/*/*.parquet')",
-        "FROM read_text('audits://../secret')",
-        "COPY audits TO 'audits://x.csv'",
-        "COPY audits TO 'audits://parts/audits/night=2026-11-01/run-0.parquet'",
-        "FROM read_text('s3://tests/secret')",
-        "FROM read_text('http://127.0.0.1:1/x')",
-        "FROM glob('{cache}/*')",
-        "FROM duckdb_secrets()",
-        "COPY audits TO '{cache}/x.csv'",
-        "COPY audits TO '{location}/x.csv'",
-        "SELECT getenv('AWS_SECRET_ACCESS_KEY')",
-        "FROM arrow_scan(1, 2, 3)",
-    ],
-)
-def test_a_locked_reader_reaches_the_tables_and_nothing_else(store, sql):
+OUT_OF_REACH = [
+    "FROM read_text('/etc/passwd')",
+    "FROM read_parquet('{location}/parts/audits/*/*.parquet')",
+    "FROM read_text('audits://../secret')",
+    "COPY audits TO 'audits://x.csv'",
+    "COPY audits TO 'audits://parts/audits/night=2026-11-01/run-0.parquet'",
+    "FROM read_text('s3://tests/secret')",
+    "FROM read_text('http://127.0.0.1:1/x')",
+    "FROM glob('{cache}/*')",
+    "FROM duckdb_secrets()",
+    "COPY audits TO '{cache}/x.csv'",
+    "COPY audits TO '{location}/x.csv'",
+    "SELECT getenv('AWS_SECRET_ACCESS_KEY')",
+    "FROM arrow_scan(1, 2, 3)",
+]
+
+
+def is_refused(database, query):
+    try:
+        run(database, query)
+    except (duckdb.Error, StoreError):
+        return True
+    return False
+
+
+def test_a_locked_reader_reaches_the_tables_and_nothing_else(store):
     with open_database(store) as database:
         lock(database, store)
-        with pytest.raises((duckdb.Error, StoreError)):
-            run(database, sql.format(location=store.location, cache=store.place.cache.root))
+        queries = [query.format(location=store.location, cache=store.place.cache.root) for query in OUT_OF_REACH]
+        assert [query for query in queries if not is_refused(database, query)] == []
         assert database.execute("SELECT count(gamma) FROM kernels").fetchall() == [(2,)]
 
 

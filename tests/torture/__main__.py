@@ -3,8 +3,8 @@
     python -m tests.torture --kills 50 --seed 7
 
 A night's work lasts from its taking the store's lease to its end; the moments are drawn evenly over that time. The
-nights share one Prefect server, which saves most of their start; `tests/test_nightly.py` kills nights that have one of
-their own. Exit status 1 if any night ended with other rows, or did not end well.
+nights share one Prefect server, which saves most of their start; that a night's own ends with it is seen to by
+`tests/test_engine.py`. Exit status 1 if any night ended with other rows, or did not end well.
 """
 
 from __future__ import annotations
