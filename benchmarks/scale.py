@@ -108,6 +108,7 @@ def run(hub: Child, models: int, night: str, with_prefect: bool, store: Path) ->
         "sources": [{"top": models}],
         "limits": {"concurrency": CONCURRENCY, "batch_models": BATCH_MODELS, "requests": PLENTY, "bytes": PLENTY,
                    "models": PLENTY},
+        "probe": {"gpu_seconds": 0},  # Prefect would be asked who is there
     }  # fmt: skip
     store.mkdir(parents=True, exist_ok=True)
     environment = {"PREFECT_HOME": str(store.parent / "prefect"), "HF_HOME": str(store.parent / "hf")}

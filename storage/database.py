@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -23,7 +24,9 @@ from storage.views import create_views
 T = TypeVar("T")
 
 _NEWEST = ("audited_at", "probed_at", "night", "audit_id")  # of rows with one key, those a table has, in this order
-MEMORY_LIMIT = "100MB"  # beside a night's own 300: what needs more goes through the disk, at about the same speed
+# Beside a night's own 300 MB. What needs more goes through the disk, at about the same speed; not all that DuckDB does
+# can, so a million models need the second, and the last resort is None, most of the machine's.
+MEMORY_LIMITS = ("100MB", "400MB", None)
 MAX_THREADS = 4  # each holds pages of its own
 _STALE_S = 86_400.0  # no build or write takes a day: what is older was left by a killed one
 
@@ -53,7 +56,7 @@ def build(store: Store) -> BuildReport:
     store.place.sweep(before_s=time.time() - _STALE_S)
     temp = store.place.temp_path()
     try:
-        rows, set_aside = reading(store, TABLES, lambda: _build_sparingly(temp, store))
+        rows, set_aside = reading(store, TABLES, lambda: _sparingly(lambda limit: _build_at(temp, store, limit)))
         store.place.put(temp, SNAPSHOT)
     finally:
         temp.unlink(missing_ok=True)
@@ -94,12 +97,21 @@ def ask_sparingly(store: Store, question: Callable[[duckdb.DuckDBPyConnection], 
         StoreError: as `open_database`.
         duckdb.Error: the question cannot be answered.
     """
-    try:
-        with open_database(store, MEMORY_LIMIT) as database:
+
+    def asked(memory_limit: str | None) -> T:
+        with open_database(store, memory_limit) as database:
             return question(database)
-    except duckdb.OutOfMemoryException:
-        with open_database(store) as database:
-            return question(database)
+
+    return _sparingly(asked)
+
+
+def _sparingly(attempt: Callable[[str | None], T]) -> T:
+    """Return what an attempt returns that is given the least memory limit with which it does not fail."""
+    *limits, last = MEMORY_LIMITS
+    for limit in limits:
+        with suppress(duckdb.OutOfMemoryException):
+            return attempt(limit)
+    return attempt(last)
 
 
 def _attached(connection: duckdb.DuckDBPyConnection, store: Store) -> bool:
@@ -128,15 +140,9 @@ def _attach_new(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
         _create_tables(connection, "snapshot.")
 
 
-def _build_sparingly(path: Path, store: Store) -> dict[str, int]:
-    try:
-        return _build_at(path, store, {"memory_limit": MEMORY_LIMIT})
-    except duckdb.OutOfMemoryException:  # not all that DuckDB does can go through the disk
-        return _build_at(path, store, {})
-
-
-def _build_at(path: Path, store: Store, limits: dict[str, Any]) -> dict[str, int]:
+def _build_at(path: Path, store: Store, memory_limit: str | None) -> dict[str, int]:
     path.unlink(missing_ok=True)
+    limits: dict[str, Any] = {"memory_limit": memory_limit} if memory_limit else {}
     with duckdb.connect(path, config={"threads": min(MAX_THREADS, os.cpu_count() or 1), **limits}) as connection:
         fetched = "VIEW" if isinstance(store.place, LocalPlace) else "TABLE"  # what is far away is read once
         connection.execute("SET preserve_insertion_order = false")  # the order costs memory and means nothing
