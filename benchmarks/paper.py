@@ -4,8 +4,10 @@ Each architecture is built at its published size with random weights and probed 
 all-MiniLM-L6-v2 as it was trained, where its package is installed, and three character models that are trained here.
 Every probe that is done is a line of --log; run again, the benchmark takes up where it was, and logs of several
 machines can be put behind each other. On a GPU: --device cuda --dtype bfloat16 --max-parameters 4e10; what is larger
-than --device-memory goes through it block by block. Needs NumPy, torch, transformers and safetensors, and for --store
-what the pipeline needs. Exits with 1 where a bound is not met. Source: arXiv 2606.19491; maths.md, sections 2 to 5.
+than --device-memory goes through it block by block. The verdict alone, for which few tokens do, of all architectures
+on a CPU: --dtype bfloat16 --tokens 64 --max-parameters 4e10 --way blocks, with a --log of its own. Needs NumPy, torch,
+transformers and safetensors, and for --store what the pipeline needs. Exits with 1 where a bound is not met. Source:
+arXiv 2606.19491; maths.md, sections 2 to 5.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--place", type=Path, default=PLACE, help="folder for the log and the models trained here")
     parser.add_argument("--log", type=Path, help="what is done; default: results.jsonl in --place")
     parser.add_argument("--report", action="store_true", help="probe nothing; print what the log holds")
+    parser.add_argument("--columns", nargs="+", choices=HEAD, default=HEAD, metavar="NAME", help="of the table")
     parser.add_argument("--markdown", action="store_true", help="print the README's table, which has fewer columns")
     parser.add_argument("--store", metavar="DIR", help="write the rows to this store too")
     job = parser.add_argument_group("of the probes")
@@ -148,7 +151,7 @@ def latest(results: Iterable[Done]) -> list[Probed]:
 def report(found: Sequence[Probed], options: argparse.Namespace) -> None:
     """Print the tables."""
     rows = [one.row for one in found]
-    print(probes_table(rows, KINDS, README_HEAD if options.markdown else HEAD))
+    print(probes_table(rows, KINDS, README_HEAD if options.markdown else options.columns))
     print(f"\n{bounds_table(rows, KINDS, MINILM)[0]}\n")
     for name in sorted({row["repo_id"] for row in rows}):
         card = options.place / name / "README.md"

@@ -20,8 +20,7 @@ HEAD = (
     "model", "kind", "weights", "d", "N", "dtype", "device", "alignment", "overlap", "mean_share", "lambda_u_rel",
     f"dead ≤ {DEAD}", "logit_invariance", "verdict", "preserved", "load s", "forward s", "algebra s", "peak GB",
 )  # fmt: skip
-README_HEAD = ("model", "kind", "weights", "dtype", "N", "alignment", "mean_share", "lambda_u_rel", f"dead ≤ {DEAD}",
-               "verdict", "preserved", "load s", "forward s", "algebra s", "peak GB")  # fmt: skip
+README_HEAD = ("model", "kind", "weights", "N", "alignment", "mean_share", "verdict", "preserved")
 
 
 def probes_table(rows: Sequence[Row], kinds: Mapping[str, str], head: Sequence[str] = HEAD) -> str:

@@ -19,10 +19,11 @@ from flows.dispatch import probe_chosen
 from flows.engine import close_dead_runs
 from flows.scheduled import Settings
 from flows.settings import Gate
+from flows.spread import audit_open_batches, task_runner_of
 from storage.lease import hold_lease
 from storage.store import open_store
 from tasks import steps
-from tasks.night import Night, begin_night, open_batches, remaining_budget, summarise
+from tasks.night import Night, begin_night, summarise
 
 log = logging.getLogger("normaudit")
 
@@ -38,18 +39,17 @@ async def nightly(settings: Settings) -> State[dict[str, Any]]:
     Raises:
         StoreError: another night holds the store, or it cannot be written.
         AuditError: the Hub's listing cannot be had.
+        EngineError: the scheduler of Dask or Ray that the settings name cannot be used.
     """
-    started, crawl = time.monotonic(), crawl_of(settings)
-    with hold_lease(open_store(settings.store_location), f"nightly on {socket.gethostname()}, pid {os.getpid()}"):
+    started, crawl, runner = time.monotonic(), crawl_of(settings), task_runner_of(settings)
+    owner = f"nightly on {socket.gethostname()}, pid {os.getpid()}"
+    with hold_lease(open_store(settings.store_location), owner) as lease:
         await close_dead_runs()
         night = begin_night(settings.store_location, datetime.now(UTC).date())
         await steps.renew(night)
         if not night.is_planned:
             await steps.plan(night, crawl)
-        budget = remaining_budget(night, settings.limits.requests, settings.limits.bytes)
-        for batch in open_batches(night):
-            report = await steps.audit(night, crawl, batch, budget)
-            budget.spend(report.cost)
+        await audit_open_batches(night, settings, runner, lease.holder.token)
         built = await steps.rebuild(night)
         probes = await probe_chosen(night, settings)
         if probes:

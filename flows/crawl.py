@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
-from flows.settings import NightlySettings, SettingsError, Source
+from flows.settings import AuditSettings, NightlySettings, SettingsError, Source
 from tasks.core.reading import ReadOptions
 from tasks.hub import HubOptions, ListingQuery, options_from_environment
 from tasks.hub.options import CONNECTIONS_PER_HOST
@@ -25,15 +26,33 @@ _REPO_LINE = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 def crawl_of(settings: NightlySettings) -> Crawl:
     """Return what the night's tasks need; the token comes from HF_TOKEN or a stored login.
 
+    Where others audit, whoever lists is alone at that time, and may use the whole rate limit.
+
     Raises:
         SettingsError: a file of repos cannot be read, a line of it is no repo, or no request can carry the token.
+    """
+    crawl = batch_crawl_of(settings)
+    return replace(
+        crawl,
+        queries=tuple(_query(source) for source in settings.sources if _is_query(source)),
+        repos=tuple(_split(repo) for source in settings.sources for repo in _repos(source)),
+        opt_out=settings.opt_out,
+        share=crawl.share if settings.runner == "threads" else 1.0,
+    )
+
+
+def batch_crawl_of(settings: AuditSettings) -> Crawl:
+    """Return what the audit of a planned batch needs: no sources, and this process's share of the rate limit.
+
+    Raises:
+        SettingsError: no request can carry the token.
     """
     limits = settings.limits
     return Crawl(
         hub=hub_options_of(settings),
-        queries=tuple(_query(source) for source in settings.sources if _is_query(source)),
-        repos=tuple(_split(repo) for source in settings.sources for repo in _repos(source)),
-        opt_out=settings.opt_out,
+        queries=(),
+        repos=(),
+        opt_out=(),
         read=read_options_of(settings),
         use_registry=True,
         models=limits.models,
@@ -43,7 +62,7 @@ def crawl_of(settings: NightlySettings) -> Crawl:
     )
 
 
-def read_options_of(settings: NightlySettings) -> ReadOptions:
+def read_options_of(settings: AuditSettings) -> ReadOptions:
     """Return what to read of each model."""
     return ReadOptions(
         norms=settings.norms,
@@ -53,7 +72,7 @@ def read_options_of(settings: NightlySettings) -> ReadOptions:
     )
 
 
-def hub_options_of(settings: NightlySettings) -> HubOptions:
+def hub_options_of(settings: AuditSettings) -> HubOptions:
     """Return how to talk to the Hub of these settings.
 
     Raises:

@@ -20,6 +20,7 @@ from flows.settings import DEFAULT_CONFIG
 
 CRAWL_POOL, GPU_POOL = "crawl", "gpu"
 NIGHTLY = "nightly/nightly"
+BATCHES = "batches/batches"
 
 
 def main() -> None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import date
 from typing import Any
-from uuid import uuid4
 
-from prefect import flow
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.environment import variable
-from storage.errors import StoreError
+from flows.sending import beating
 from storage.store import open_store
 from tasks import steps
+from tasks.model.parent import end_with_parent
 from tasks.probes import ProbeBatch, open_jobs
 
-BEAT_S = 10.0  # between two signs of life, each a small write to the store
 LEAST_S = 5.0  # a probe takes longer than this to import what it needs
 
 
@@ -38,8 +34,10 @@ async def probe(store: str, night: date, audit_id: str, endpoint: str, seconds: 
     Raises:
         StoreError: the store cannot be read or written.
     """
+    if runtime.deployment.id:
+        end_with_parent()  # that is a worker; who kills it wants its GPU back, and the rest is sent again
     batch = ProbeBatch(store, night, audit_id)
-    with beating(batch):
+    with beating(open_store(store), batch.beat_file):
         await probe_open(batch, endpoint, seconds)
     left = len(open_jobs(batch))
     return Completed(message=f"{left} models left open" if left else "all done", data={"left": left})
@@ -53,25 +51,3 @@ async def probe_open(batch: ProbeBatch, endpoint: str, seconds: float) -> None:
             if (left_s := until - time.monotonic()) < LEAST_S:
                 return
             await steps.probe(batch, number, job, left_s)
-
-
-@contextmanager
-def beating(batch: ProbeBatch, every_s: float = BEAT_S) -> Iterator[None]:
-    """Rewrite the batch's beat file for the length of a block: who waits for the rows sees that somebody works."""
-    ended = threading.Event()
-    thread = threading.Thread(target=_beat, args=(batch, ended, every_s), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _beat(batch: ProbeBatch, ended: threading.Event, every_s: float) -> None:
-    place = open_store(batch.store).place
-    while True:
-        with suppress(StoreError), place.writing(batch.beat_file) as file:  # a full disk may have room again later
-            file.write(uuid4().hex.encode())
-        if ended.wait(every_s):
-            return

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 HUB = "https://huggingface.co"
 DEMO = "demo"  # as an endpoint: the stand-in Hub that ships with the project, on loopback
 DEFAULT_CONFIG = Path("deployments/nightly.toml")
 STORE_VARIABLE = "NORMAUDIT_STORE"
+SCHEDULED = ("dask", "ray")  # runners whose workers another program starts and watches
 
 Whole = Annotated[int, Field(strict=True)]  # not strict, `true` would be 1
 Number = Annotated[float, Field(strict=True)]
@@ -74,7 +75,12 @@ class Limits(_Frozen):
         "auto",
         description="what tells the shards' tensors: the Hub's API in one request, the index in two, or what has quota",
     )
-    workers: Whole = Field(1, ge=1, le=1000, description="processes that share the token's rate limit")
+    workers: Whole = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="processes that share the token's rate limit; as many audit where `runner` says so",
+    )
 
 
 class Gate(_Frozen):
@@ -110,8 +116,8 @@ class Probing(_Frozen):
     tokens: Whole | None = Field(None, ge=8, description="tokens a model; absent: four times its width")
 
 
-class NightlySettings(_Frozen):
-    """The nightly audit's settings."""
+class AuditSettings(_Frozen):
+    """What whoever audits some of a night's models must know, on whatever machine."""
 
     endpoint: str = Field(HUB, description='the Hub\'s URL, or "demo"')
     contact: str = Field("", max_length=200, description="e-mail address or URL, sent to the Hub in the User-Agent")
@@ -120,11 +126,7 @@ class NightlySettings(_Frozen):
     )
     norms: Literal["final", "all"] = Field("final", description="whose scales are read")
     dead_tau: Number = Field(1e-4, gt=0, lt=1, description="near-dead: |γ| ≤ dead_tau · rms(γ)")
-    sources: tuple[Source, ...] = Field(min_length=1)
-    opt_out: tuple[OptOut, ...] = Field((), description="repos never audited: org/name, or a pattern such as org/*")
     limits: Limits = Limits()
-    gate: Gate = Gate()
-    probe: Probing = Probing()
 
     @field_validator("endpoint")
     @classmethod
@@ -148,9 +150,41 @@ class NightlySettings(_Frozen):
         return self.store or (DEMO_STORE if self.endpoint == DEMO else STORE)
 
     @property
+    def for_a_worker(self) -> AuditSettings:
+        """These settings as another machine gets them."""
+        values = self.model_dump(include={*AuditSettings.model_fields})
+        return AuditSettings.model_validate({**values, "store": self.store_location})
+
+    @property
     def hub_url(self) -> str | None:
         """Where a repo's page is, for links; None where the Hub has no pages for people."""
         return self.endpoint.rstrip("/") if self.endpoint.startswith("https://") else None
+
+
+class NightlySettings(AuditSettings):
+    """The nightly audit's settings."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    opt_out: tuple[OptOut, ...] = Field((), description="repos never audited: org/name, or a pattern such as org/*")
+    runner: Literal["threads", "dask", "ray", "workers"] = Field(
+        "threads",
+        description="who audits: this process; limits.workers tasks at a time of a Dask or Ray scheduler; or this"
+        " process and limits.workers - 1 runs on further crawl workers",
+    )
+    scheduler: str | None = Field(
+        None, validate_default=True, description="where Dask or Ray listens: tcp://host:8786, ray://host:10001"
+    )
+    gate: Gate = Gate()
+    probe: Probing = Probing()
+
+    @field_validator("scheduler")
+    @classmethod
+    def _goes_with_its_runner(cls, scheduler: str | None, info: ValidationInfo) -> str | None:
+        runner = info.data.get("runner", "threads")
+        if (runner in SCHEDULED) != (scheduler is not None):
+            needed = "needs a" if runner in SCHEDULED else "takes no"
+            raise ValueError(f'runner = "{runner}" {needed} scheduler; {" and ".join(SCHEDULED)} each take an address')
+        return scheduler
 
 
 STORE = "store"

@@ -213,7 +213,14 @@ PROBES = pa.schema(
         _column("seconds_load", _REAL, "s", _PROBE, "wall time to load or build the model"),
         _column("seconds_forward", _REAL, "s", _PROBE, "wall time of the forward passes"),
         _column("seconds_linalg", _REAL, "s", _PROBE, "wall time of the linear algebra"),
-        _column("peak_memory_bytes", _INT, "bytes", _PROBE, "peak memory of the probing process"),
+        _column(
+            "peak_memory_bytes",
+            _INT,
+            "bytes",
+            _PROBE,
+            "most that the probe held at once: on a GPU of its memory; else resident, beyond what the process held "
+            "when its libraries and the model's class were imported",
+        ),
         _column("status", _TEXT, "", _PROBE, "ok, or why there is no answer"),
         _column("reason", _TEXT, "", _PROBE, "the status, or a null figure, in words"),
         _column("probed_at", _TIME, "UTC", _PROBE, "when the probe ended"),

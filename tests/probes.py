@@ -83,8 +83,13 @@ def probe_of(folder: Path, **fields: Any) -> Probed:
 
 
 def saved(name: str, folder: Path, **settings: Any) -> Path:
-    """Save a small model, its norms' scales drawn at random, so that it can pass for a trained one."""
-    model = constructed(blueprint(CONFIGS[name], name), torch.float32, 1)
+    """Save a small model of this module so that it can pass for a trained one."""
+    return saved_of(CONFIGS[name], folder, **settings)
+
+
+def saved_of(config: Mapping[str, Any], folder: Path, **settings: Any) -> Path:
+    """Save the model of a config, its norms' scales drawn at random."""
+    model = constructed(blueprint(config, folder.name), torch.float32, 1)
     generator = torch.Generator().manual_seed(2)
     for path, value in model.named_parameters():
         if value.dim() == 1 and path.endswith("weight"):

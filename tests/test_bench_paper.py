@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("transformers")
 
@@ -17,6 +18,7 @@ from benchmarks.paper_configs import LAYERNORM
 from benchmarks.paper_controls import RMSNORM
 from benchmarks.paper_tables import HEAD, README_HEAD, bounds_table, probes_table
 from deployments.demo.building import write_card
+from flows.cli import app
 from storage.database import open_database
 from storage.store import open_store
 from tasks.model.build import blueprint, skeleton
@@ -160,6 +162,14 @@ def test_the_rows_go_into_a_store(log):
     with open_database(open_store(str(store))) as database:
         rows = database.execute("SELECT repo_id, verdict FROM probes ORDER BY verdict").fetchall()
     assert rows == [(LLAMA, "absent"), (GPT2, "present")]
+
+
+def test_the_log_is_collected_as_any_file_of_results_is(log):
+    store = log.parent / "store"
+    run = CliRunner().invoke(app, ["probe", "--collect", str(log), "--store", str(store)])
+    assert (run.exit_code, "2 probes written" in run.stderr) == (0, True)
+    with open_database(open_store(str(store))) as database:
+        assert database.sql("SELECT count(*) FROM probes WHERE status = 'ok'").fetchall() == [(2,)]
 
 
 def test_the_losses_of_training_are_read_from_the_models_card(tmp_path):

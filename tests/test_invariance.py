@@ -10,7 +10,7 @@ from tests.spectra import layernorm, one_torch_thread, rmsnorm  # noqa: F401
 
 torch = pytest.importorskip("torch", reason="the probe needs the extra `probe`")
 
-from tasks.model import invariance  # noqa: E402
+from tasks.model import invariance, tables  # noqa: E402
 from tasks.model.invariance import logit_invariance  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -98,7 +98,7 @@ def test_the_head_cancels(vocabulary, size, seed):
 def test_blocks_of_the_head_make_no_difference(monkeypatch):
     outputs, u, beta = case(rmsnorm)
     whole = logit_invariance(outputs, random(VOCABULARY, WIDTH), random(VOCABULARY), u, beta)
-    monkeypatch.setattr(invariance, "BLOCK_ENTRIES", 7 * WIDTH)
+    monkeypatch.setattr(tables, "BLOCK_ENTRIES", 7 * WIDTH)
     blocks = logit_invariance(outputs, random(VOCABULARY, WIDTH), random(VOCABULARY), u, beta)
     assert blocks == pytest.approx(whole, rel=1e-12)
 

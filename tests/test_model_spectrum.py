@@ -108,6 +108,14 @@ def test_the_extremes_of_odd_factors(factor, wanted):
     assert sigma_min_max(torch.from_numpy(np.triu(factor))) == pytest.approx(wanted, rel=1e-14, abs=0, nan_ok=True)
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 12])
+def test_with_no_more_rows_than_columns_the_factor_is_as_low_as_its_rank_and_has_the_largest_alone(count):
+    rows = np.random.default_rng(4).normal(2, 1, (count, 12))
+    factor = factor_of(CentredQR(12), *tensors(rows))
+    assert factor.shape == (count - 1, 12)
+    assert sigma_min_max(factor) == pytest.approx((0, reference_sigma(rows)[0]), rel=1e-7, abs=1e-14)
+
+
 def test_an_iteration_that_runs_out_of_steps_gives_way_to_the_svd(monkeypatch):
     monkeypatch.setattr("tasks.model.spectrum.MAX_STEPS", 10)
     factor = torch.diag(torch.linspace(1, 2, 60, dtype=torch.float64))

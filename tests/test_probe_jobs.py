@@ -4,13 +4,25 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from tasks.model.answers import Probed
 from tasks.model.jobs import Job, as_json, parse_job, parse_jobs
 from tasks.model.results import append, done, line_of, read_results
+from tests.nights import children_of
+from tests.test_engine import is_alive, wait_for
 
+WIDE = {  # next to its vocabulary its blocks are nothing
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 300_000,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "tie_word_embeddings": False,
+}
 FOUND = Probed({"repo_id": "a", "weights": "random", "status": "ok"}, (1.0, 0.5))
 
 
@@ -86,6 +98,23 @@ def test_who_starts_probes_needs_no_torch():
     assert run.stdout.strip() == ""
 
 
+@contextmanager
+def being_read(fifo):
+    """Wait until somebody reads a pipe; he gets nothing for the length of the block."""
+    held = []
+
+    def is_read():
+        with suppress(OSError):
+            held.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return held
+
+    wait_for(is_read)
+    try:
+        yield
+    finally:
+        os.close(*held)
+
+
 @pytest.mark.slow
 class TestProcesses:
     """Each of these starts processes that import torch."""
@@ -125,6 +154,16 @@ class TestProcesses:
         [found] = run_isolated(Job("m", folder=str(tmp_path), weights="trained", limit_s=12), lambda text: None)
         assert (found.row["status"], "within 12 s" in found.row["reason"]) == ("timeout", True)
 
+    def test_a_probe_ends_with_who_started_it_however_that_dies(self, tmp_path):
+        config, jobs = tmp_path / "config.json", tmp_path / "jobs.jsonl"
+        os.mkfifo(config)  # the probe waits for it
+        jobs.write_text(as_json(Job("m", folder=str(tmp_path), weights="trained")))
+        command = [sys.executable, "-m", "tasks.model", str(jobs)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as starter, being_read(config):
+            [attempt] = children_of(starter.pid)
+            starter.kill()
+            wait_for(lambda: not is_alive(attempt))
+
     def test_out_of_memory_is_tried_with_smaller_batches_and_in_blocks_and_is_then_a_row(self):
         from tasks.model.isolation import run_isolated
         from tests.probes import WORDS
@@ -135,6 +174,19 @@ class TestProcesses:
         [found] = run_isolated(job, said.append)
         assert (found.row["status"], "30,000,000 bytes" in found.row["reason"]) == ("out_of_memory", True)
         assert sum(text.startswith("out of memory") for text in said) == 3
+
+    @pytest.mark.parametrize("weights", ["random", "trained"])
+    def test_block_by_block_neither_embedding_nor_head_is_ever_held_whole(self, weights, tmp_path):
+        from tasks.model.isolation import run_isolated
+        from tests.probes import WIDTH, saved_of, unheard
+
+        folder = saved_of({**WIDE, "hidden_size": 4 * WIDTH}, tmp_path / "wide")
+        table_bytes = 4 * WIDE["vocab_size"] * 4 * WIDTH
+        peaks = {}
+        for way in ("whole", "blocks"):
+            [found] = run_isolated(Job("m", folder=str(folder), weights=weights, inputs="random", way=way), unheard)
+            peaks[way] = found.row["peak_memory_bytes"]
+        assert peaks["blocks"] < table_bytes < peaks["whole"]
 
     def test_a_process_that_dies_is_a_row_with_its_last_words(self, tmp_path, monkeypatch):
         from tasks.model.isolation import run_isolated

@@ -1,34 +1,28 @@
 """`normaudit serve` on loopback: one server, one schedule, no orphan, nothing lost or doubled whoever is killed."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import contextmanager
-from urllib.request import Request, urlopen
 
 import pytest
 
 from deployments.demo.standin import StandIn
 from storage.database import open_database
 from storage.store import open_store
+from tests.machines import PATIENCE_S, PrefectApi, below, free_port
 from tests.nights import ROOT, SETTINGS, children_of, repos
 from tests.test_engine import is_alive, wait_for
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
-PATIENCE_S = 300  # far more than anything here takes; reached only when something hangs
-UNDER_WAY = ["RUNNING", "PENDING"]
-
 
 @pytest.fixture
 def serving(tmp_path, prefect_home):
     """Return a context in which a Hub's nights are served, on a port and with a store of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    config = tmp_path / "nightly.toml"
+    port, config = free_port(), tmp_path / "nightly.toml"
     command = [sys.executable, "-m", "flows.cli", "serve", "--config", str(config), "--port", str(port), "--gpus", "1"]
     environment = {**os.environ, "NORMAUDIT_HOME": str(tmp_path)}
 
@@ -53,28 +47,11 @@ class Served:
     """A running `normaudit serve`."""
 
     def __init__(self, process, url, store):
-        self.process, self.url, self.store = process, url, store
-
-    def ask(self, path, body):
-        request = Request(f"{self.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def run_night(self):
-        with urlopen(f"{self.url}/deployments/name/nightly/nightly", timeout=60) as answer:
-            self.ask(f"deployments/{json.load(answer)['id']}/create_flow_run", {})
-
-    def states(self):
-        """Return the state of every run that is not waiting for its hour."""
-        runs = self.ask("flow_runs/filter", {})
-        return sorted(run["state_type"] for run in runs if run["state_type"] != "SCHEDULED")
+        self.process, self.api, self.store = process, PrefectApi(url), store
 
     def everyone(self):
-        """Return the processes that came of it."""
-        found = [self.process.pid]
-        for pid in found:
-            found += children_of(pid)
-        return found[1:]
+        """Return the processes that came of it, with their command lines."""
+        return below(self.process.pid)
 
     def finished_nights(self):
         return list(self.store.glob("nights/*/done-*.json"))
@@ -102,7 +79,7 @@ def test_killed_in_the_middle_of_a_night_it_leaves_no_orphan_and_goes_on_when_it
     with StandIn(repos(30)) as hub:
         hub.switches.latency_s = 0.2
         with serving(hub) as served:
-            served.run_night()
+            served.api.run_night()
             wait_for(lambda: len(served.parts("audits")) >= 2, PATIENCE_S)
             everyone = served.everyone()
             served.process.send_signal(signal.SIGKILL)
@@ -112,10 +89,10 @@ def test_killed_in_the_middle_of_a_night_it_leaves_no_orphan_and_goes_on_when_it
         hub.switches.latency_s = 0
         with serving(hub) as served:
             wait_for(served.finished_nights, PATIENCE_S)
-            wait_for(lambda: not set(served.states()) & set(UNDER_WAY), PATIENCE_S)
-            assert served.states() == ["COMPLETED", "CRASHED"]
-            schedules = [one["schedules"] for one in served.ask("deployments/filter", {})]
-            assert sorted(map(len, schedules)) == [0, 0, 1]
+            served.api.wait_until_idle()
+            assert served.api.states() == ["COMPLETED", "CRASHED"]
+            schedules = [one["schedules"] for one in served.api.ask("deployments/filter", {})]
+            assert sum(map(len, schedules)) == 1
         assert rows(served.store, "SELECT count(*), count(DISTINCT repo_id) FROM audits") == [(30, 30)]
 
 
@@ -127,24 +104,20 @@ def test_a_gpu_worker_that_dies_costs_the_model_at_hand_and_the_rest_is_sent_aga
     names = {"demo/chars-layernorm", "demo/gpt2-small", "demo/qwen3-small"}
     stock = [repo for repo in demo_repos(models) if repo.repo_id in names]
     with StandIn(stock, token=DEMO_TOKEN) as hub, serving(hub, 'device = "cpu"\nweights = "trained"') as served:
-        served.run_night()
+        served.api.run_night()
         wait_for(lambda: served.parts("probes"), PATIENCE_S)
-        worker = next(pid for pid in served.everyone() if is_gpu_worker(pid))
+        worker = next(pid for pid, command in served.everyone().items() if is_gpu_worker(command))
         for pid in (worker, *children_of(worker)):
             os.kill(pid, signal.SIGKILL)
         wait_for(served.finished_nights, PATIENCE_S)
-        wait_for(lambda: not set(served.states()) & set(UNDER_WAY), PATIENCE_S)
-        assert served.states() == ["COMPLETED", "COMPLETED", "CRASHED"]
+        served.api.wait_until_idle()
+        assert served.api.states() == ["COMPLETED", "COMPLETED", "CRASHED"]
         found = rows(served.store, "SELECT repo_id, count(*), any_value(status) FROM probes GROUP BY repo_id")
         assert sorted(found) == [(name, 1, "ok") for name in sorted(names)]
 
 
-def is_gpu_worker(pid):
-    try:
-        with open(f"/proc/{pid}/cmdline") as file:  # noqa: PTH123 - /proc has no size to ask for
-            words = file.read().split("\0")
-    except OSError:
-        return False
+def is_gpu_worker(command):
+    words = command.split("\0")
     return "worker" in words and "gpu" in words and "flows.tether" not in words
 
 

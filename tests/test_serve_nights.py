@@ -12,7 +12,7 @@ pytestmark = pytest.mark.prefect
 
 
 @pytest.fixture
-def night(tmp_path, prefect_home, models):
+def night(tmp_path, prefect_server, models):
     """Return a function that runs a night with these settings of probes on a Hub of two models that can be run."""
     stock = [repo for repo in demo_repos(models) if repo.repo_id in ("demo/chars-layernorm", "demo/gpt2-small")]
     config, store = tmp_path / "nightly.toml", tmp_path / "store"

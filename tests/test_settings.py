@@ -1,9 +1,10 @@
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flows.crawl import crawl_of
+from flows.crawl import batch_crawl_of, crawl_of
 from flows.settings import DEFAULT_CONFIG, HUB, Limits, NightlySettings, SettingsError, default_store, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,6 +163,27 @@ def test_sources_become_queries_and_repos(written, tmp_path):
     ]
     assert crawl.repos == (("gpt2", None), ("org/name", "main"), ("org/one", None), ("org/two", "abc"))
     assert crawl.share == 0.25
+
+
+def test_whoever_lists_alone_has_the_whole_limit_and_whoever_audits_a_share(written):
+    path = written("runner = 'workers'\n[[sources]]\ntop = 5\n[limits]\nworkers = 4\n")
+    settings = load_settings(path)
+    assert (crawl_of(settings).share, batch_crawl_of(settings).share) == (1.0, 0.25)
+    assert batch_crawl_of(settings) == replace(crawl_of(settings), queries=(), share=0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("runner = 'dask'\n", 'scheduler: .*"dask" needs a scheduler'),
+        ("scheduler = 'tcp://x:1'\n", 'line 1: scheduler: .*"threads" takes no scheduler'),
+        ("runner = 'workers'\nscheduler = 'x'\n", 'line 2: scheduler: .*"workers" takes no scheduler'),
+        ("runner = 'processes'\n", "line 1: runner: .*'processes'"),
+    ],
+)
+def test_a_scheduler_goes_with_the_runners_that_have_one(written, text, complaint):
+    with pytest.raises(SettingsError, match=complaint):
+        load_settings(written(f"{text}[[sources]]\ntop = 5\n"))
 
 
 def test_a_line_that_is_no_repo_is_refused_with_its_number(written, tmp_path):

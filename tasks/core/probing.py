@@ -62,7 +62,8 @@ def spectrum_figures(
     """Return the figures of a norm's outputs from the R factor of their centred matrix.
 
     Args:
-        factor: R, shape (d, d), of the centred outputs in float64 (`CentredQR.factor`).
+        factor: R, shape (d, d), of the centred outputs in float64 (`CentredQR.factor`); where N ≤ d nobody asks for
+            its entries, and shape (0, d) will do.
         count: N, the number of outputs.
         gamma: effective scale, shape (d,).
         kind: what the norm is; it decides what is predicted to be dead.
@@ -101,7 +102,7 @@ def _overlap(vectors: Vector, basis: Vector) -> float | None:
 
 
 def _no_figures(factor: Vector, count: int, gamma: Vector) -> str | None:
-    d = len(factor)
+    d = factor.shape[1]
     if count <= d:
         return f"{count:,} tokens for a width of {d:,}: the spectrum needs more tokens than the width"
     if not np.isfinite(factor).all():

@@ -40,7 +40,7 @@ class CentredQR:
         self._count = 0
         self._shift: Array = None  # taken off every row, near the mean, so that a large mean costs no digits
         self._triangle: Array = None  # R of [1 | H - shift], shape (≤ d + 1, d + 1), of the rows that do not wait
-        self._waiting: list[Array] = []
+        self._room: Array = None  # for rows that wait, made once: rows that come and go would leave memory in pieces
         self._waiting_rows = 0
 
     @property
@@ -56,8 +56,11 @@ class CentredQR:
 
     @property
     def factor(self) -> Array:
-        """R factor of the centred rows, shape (d, d), upper triangular, any signs; ValueError where there are none."""
-        return self._squared(self._folded()[1:, 1:])
+        """R factor of the centred rows, upper triangular, any signs; ValueError where there are none.
+
+        Its shape is (d, d); (N - 1, d) where N ≤ d.
+        """
+        return self._folded()[1:, 1:]
 
     @property
     def second_moment_rms(self) -> float:
@@ -74,8 +77,10 @@ class CentredQR:
         """
         if rows.ndim != 2 or rows.shape[1] != self._width:
             raise ValueError(f"asked for rows of width {self._width:,}, got shape {tuple(rows.shape)}")
-        for start in range(0, len(rows), self._fold_rows):
-            self._wait(rows[start : start + self._fold_rows])
+        while len(rows):
+            some = rows[: self._fold_rows - self._waiting_rows]
+            self._wait(some)
+            rows = rows[len(some) :]
 
     def merge(self, other: Self) -> None:
         """Add all rows of another accumulator of the same width; the other's answers stay as they are.
@@ -89,27 +94,31 @@ class CentredQR:
             return
         if not self._count:
             self._shift = other._shift
-        theirs = self._squared(other._folded())
+        theirs = self._copy(other._folded())
         theirs[0, 1:] += theirs[0, 0] * (other._shift - self._shift)  # only R's first row knows what was taken off
-        self._triangle = self._reduced([self._folded(), theirs] if self._count else [theirs])
+        self._triangle = self._triangle_of([self._folded(), theirs] if self._count else [theirs], None, self._shift)
         self._count += other._count
 
     def _wait(self, rows: Array) -> None:
         if self._shift is None:
             self._shift = self._column_means(rows)
-        self._waiting.append(self._copy(rows))  # a model may go on to write into what a hook was given
+        if self._room is None or self._room.dtype != rows.dtype:
+            if self._waiting_rows:
+                self._folded()
+            self._room = self._empty(rows, (self._fold_rows, self._width))
+        self._room[self._waiting_rows : self._waiting_rows + len(rows)] = rows  # who gave them may write to them
         self._waiting_rows += len(rows)
         self._count += len(rows)
-        if self._waiting_rows >= self._fold_rows:
+        if self._waiting_rows == self._fold_rows:
             self._folded()
 
     def _folded(self) -> Array:
         if not self._count:
             raise ValueError("asked for figures of rows, got no rows")
-        if self._waiting:
-            block = self._augmented(self._waiting, self._shift)
-            self._waiting, self._waiting_rows = [], 0
-            self._triangle = self._reduced([block] if self._triangle is None else [self._triangle, block])
+        if self._waiting_rows:
+            above = [] if self._triangle is None else [self._triangle]
+            self._triangle = self._triangle_of(above, self._room[: self._waiting_rows], self._shift)
+            self._waiting_rows = 0
         return self._triangle
 
     @staticmethod
@@ -122,23 +131,18 @@ class CentredQR:
         return rows.copy()
 
     @staticmethod
+    def _empty(rows: Array, shape: tuple[int, int]) -> Array:
+        """Return room for rows of the type of these."""
+        return np.empty(shape, rows.dtype)
+
+    @staticmethod
     @np.errstate(over="ignore", invalid="ignore")
-    def _augmented(waiting: list[Array], shift: Array) -> Array:
-        """Return [1 | H - shift] in float64, shape (n, d + 1)."""
-        block = np.ones((sum(map(len, waiting)), len(shift) + 1))
-        np.subtract(np.concatenate(waiting), shift, out=block[:, 1:], dtype=np.float64)
-        return block
-
-    @staticmethod
-    def _reduced(stacks: list[Array]) -> Array:
-        return np.linalg.qr(np.concatenate(stacks), mode="r")
-
-    @staticmethod
-    def _squared(top: Array) -> Array:
-        """Return a copy of an (r, w) matrix, r ≤ w, with rows of zeros below, shape (w, w)."""
-        square = np.zeros((top.shape[1], top.shape[1]))
-        square[: len(top)] = top
-        return square
+    def _triangle_of(above: list[Array], rows: Array | None, shift: Array) -> Array:
+        """Return R of the triangles above, stacked, and below them [1 | rows - shift] in float64."""
+        stack = np.concatenate([*above, np.ones((0 if rows is None else len(rows), len(shift) + 1))])
+        if rows is not None:
+            np.subtract(rows, shift, out=stack[len(stack) - len(rows) :, 1:], dtype=np.float64)
+        return np.linalg.qr(stack, mode="r")
 
 
 def singular_values(factor: Vector) -> tuple[Vector, Vector]:
@@ -160,18 +164,18 @@ def sigma_min_max(factor: Vector, tolerance: float = SIGMA_TOLERANCE) -> tuple[f
     diagonal gives exactly 0.
 
     Args:
-        factor: upper triangular, shape (d, d), d ≥ 1.
+        factor: upper triangular, shape (n, d), n ≤ d; with n < d, σ_min is 0.
         tolerance: relative, of the iterations' residual.
 
     Returns:
         σ_min and σ_max; both NaN where the factor is not finite.
     """
-    scale = float(np.abs(factor).max())
+    scale = float(np.abs(factor).max(initial=0.0))
     if not 0 < scale < math.inf:
         return 0 * scale, 0 * scale
     factor = factor / scale
     largest = _largest(factor, tolerance)
-    if not np.diagonal(factor).all():
+    if len(factor) < factor.shape[1] or not np.diagonal(factor).all():
         return 0.0, scale * largest
     inverse = np.asarray(np.linalg.inv(factor), np.float64)
     if not np.abs(inverse).max() < HUGE:
@@ -183,8 +187,8 @@ def largest_singular_value(matrix: Array, lefts: Array, rights: Array, tolerance
     """Return the largest singular value by bidiagonalisation with full reorthogonalisation; None if too few steps.
 
     Args:
-        matrix: shape (d, d), an array of NumPy or of torch.
-        lefts: room for the left basis, shape (steps, d), of the matrix's type.
+        matrix: shape (n, d), n ≤ d, an array of NumPy or of torch.
+        lefts: room for the left basis, shape (steps, n), of the matrix's type.
         rights: room for the right basis, shape (steps + 1, d); its first row is the start, of norm 1.
         tolerance: stop where the residual is at most tolerance times the value.
     """
@@ -211,9 +215,9 @@ def _next(image: Array, basis: Array, k: int) -> float:
 
 
 def _largest(matrix: Vector, tolerance: float) -> float:
-    d = len(matrix)
-    steps = min(d, MAX_STEPS)
-    lefts, rights = np.empty((steps, d)), np.empty((steps + 1, d))
+    n, d = matrix.shape
+    steps = min(n, MAX_STEPS)
+    lefts, rights = np.empty((steps, n)), np.empty((steps + 1, d))
     start = np.random.default_rng(0).standard_normal(d)
     rights[0] = start / np.linalg.norm(start)
     found = largest_singular_value(matrix, lefts, rights, tolerance)

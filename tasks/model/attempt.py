@@ -31,7 +31,8 @@ from tasks.model.answers import Kind, Probed, Say, deepened, failed
 from tasks.model.faults import NoProbe, in_words, no_probe
 from tasks.model.files import FolderSource, read_json
 from tasks.model.jobs import Job, parse_job
-from tasks.model.memory import data_bytes, free_bytes, resident_at_start
+from tasks.model.memory import data_bytes, free_bytes
+from tasks.model.parent import end_with_parent
 from tasks.model.probe import Checkpoint, probe
 from tasks.model.whole import is_out_of_memory
 
@@ -40,10 +41,10 @@ FREE_SHARE = 0.9  # of the free memory that a probe without a limit of its own m
 
 def main() -> int:
     """Do the job on stdin."""
+    end_with_parent()
     with _own_stdout() as out:
         job = parse_job(json.load(sys.stdin))
         _get_ready()
-        resident_at_start()
         _limit_memory(job)
 
         def tell(message: dict[str, Any]) -> None:

@@ -83,6 +83,28 @@ class FolderSource:
             )
         return flat.reshape(place.shape)
 
+    def rows(self, name: str, numbers: Sequence[int]) -> Tensor:
+        """Return rows of a tensor as it is stored; they are read, since a map would keep the pages around each."""
+        place = self._places[name]
+        shape = (len(numbers), *place.shape[1:])
+        if not prod(shape):
+            return torch.empty(shape, dtype=place.dtype)
+        row_bytes, data = (place.stop - place.start) // place.shape[0], bytearray()
+        with (self.folder / place.file).open("rb", buffering=0) as file:
+            for first, count in runs(numbers):
+                file.seek(place.start + first * row_bytes)
+                data += file.read(count * row_bytes)
+        if len(data) != len(numbers) * row_bytes:
+            told = f"{shown(name)}: asked for {len(numbers) * row_bytes:,} bytes, got {len(data):,}"
+            raise NoProbe("bad_file", f"{self.where}/{shown(place.file)}: {told}")
+        return torch.frombuffer(data, dtype=place.dtype).reshape(shape)
+
+    def let_go(self) -> None:
+        """Let the maps' pages go, where the system can; those in use come again from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapped in self._maps.values():
+                mapped.madvise(mmap.MADV_DONTNEED)
+
     def holding(self, names: Sequence[str]) -> AbstractContextManager[None]:
         """Do nothing: the file's pages are at hand as long as the system likes."""
         return nullcontext()
@@ -113,6 +135,15 @@ def places_in(data: Any, file: str, where: str) -> Iterator[tuple[str, Place]]:
                 raise NoProbe("unsupported", f"{where}: {told}")
             first, last = entry["data_offsets"]
             yield name, Place(file, DTYPES[entry["dtype"]], tuple(entry["shape"]), start + first, start + last)
+
+
+def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield (first, count) of each run of numbers that follow one another."""
+    start = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            yield numbers[start], at - start
+            start = at
 
 
 def read_json(path: Path, where: str) -> dict[str, Any]:

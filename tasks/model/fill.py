@@ -6,17 +6,16 @@ and its name alone, or on the checkpoint: filled all at once or one after the ot
 
 from __future__ import annotations
 
-import hashlib
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tasks.model.build import Blueprint, constructed
-
-RNG_BYTES = 6  # of a hash, as a seed: torch takes up to 63 bits
+from tasks.model.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +25,12 @@ class Part:
     Attributes:
         name: path of the block, "" for the trunk, or "head"; a seed for its values.
         modules: paths.
+        left_out: their parameters that stay without values.
     """
 
     name: str
     modules: tuple[str, ...]
+    left_out: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,57 @@ class Weights(Protocol):
     def fill(self, part: Part) -> None:
         """Give all parameters and buffers of a part their values, on the device."""
 
+    def drop(self, part: Part) -> None:
+        """Take the values of a part away again, and the memory that they lie in."""
+
+    def table(self, name: str) -> Table | None:
+        """Return a parameter whose rows can be had some at a time; None where it can only be had whole."""
+
     def exact(self, name: str) -> Tensor | None:
         """Return a parameter as the file stores it, before any rounding to the body's dtype; None: not known."""
 
     def stored_name(self, name: str) -> str:
         """Return what the checkpoint calls a parameter."""
+
+
+@dataclass
+class TimedWeights:
+    """Weights, with the seconds that filling has taken.
+
+    Attributes:
+        inner: the weights.
+        seconds: so far.
+    """
+
+    inner: Weights
+    seconds: float = 0.0
+
+    @property
+    def missing(self) -> set[str]:
+        """As the weights have it."""
+        return self.inner.missing
+
+    def fill(self, part: Part) -> None:
+        """As the weights do."""
+        started = time.perf_counter()
+        self.inner.fill(part)
+        self.seconds += time.perf_counter() - started
+
+    def drop(self, part: Part) -> None:
+        """As the weights do."""
+        self.inner.drop(part)
+
+    def table(self, name: str) -> Table | None:
+        """As the weights do."""
+        return self.inner.table(name)
+
+    def exact(self, name: str) -> Tensor | None:
+        """As the weights do."""
+        return self.inner.exact(name)
+
+    def stored_name(self, name: str) -> str:
+        """As the weights do."""
+        return self.inner.stored_name(name)
 
 
 def parts_of(model: Any, blocks: Iterable[str], runner: str) -> Parts:
@@ -102,53 +149,18 @@ def drop(model: nn.Module, part: Part) -> None:
         if id(value) not in empty:
             bare = torch.empty_like(value, device="meta")
             empty[id(value)] = nn.Parameter(bare, requires_grad=False) if isinstance(value, nn.Parameter) else bare
-        _set(module, name, empty[id(value)], value)
+        put(module, name, empty[id(value)], value)
 
 
 def tensors_of(model: nn.Module, part: Part) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
-    """Yield (path, module, name within it, value) of a part's parameters and buffers."""
-    for path in part.modules:
-        module = model.get_submodule(path)
+    """Yield (path, module, name within it, value) of a part's parameters and buffers, but for those left out."""
+    for at in part.modules:
+        module = model.get_submodule(at)
         own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
         for name, value in own:
-            yield f"{path}.{name}" if path else name, module, name, value
-
-
-@dataclass
-class RandomWeights:
-    """Values as transformers initialises them, seeded.
-
-    Attributes:
-        plan: what the model was built from.
-        model: without values.
-        device: where the values are made.
-        seed: of all of them.
-        missing: nothing ever is.
-    """
-
-    plan: Blueprint
-    model: Any
-    device: torch.device
-    seed: int
-    missing: set[str] = field(default_factory=set)
-
-    def fill(self, part: Part) -> None:
-        """Initialise a part in float32, and round it to the dtypes of its skeleton."""
-        dtypes = {path: value.dtype for path, _, _, value in tensors_of(self.model, part)}
-        with torch.random.fork_rng(devices=_rng_devices(self.device)):
-            torch.manual_seed(_seed_of(self.seed, part.name))
-            fresh = allocate(self.model, part, self.device, torch.float32)
-            initialise(self.model, part)
-        untouched = [path for path in fresh if _is_untouched(self.model, path)]
-        adopt_constructed(self.plan, self.model, untouched, self.seed)
-        _round(self.model, part, dtypes)
-
-    def exact(self, name: str) -> None:
-        """Nothing is stored."""
-
-    def stored_name(self, name: str) -> str:
-        """Return the model's own name."""
-        return name
+            path = f"{at}.{name}" if at else name
+            if path not in part.left_out:
+                yield path, module, name, value
 
 
 def allocate(model: nn.Module, part: Part, device: torch.device, dtype: torch.dtype | None) -> list[str]:
@@ -169,19 +181,26 @@ def allocate(model: nn.Module, part: Part, device: torch.device, dtype: torch.dt
         if value.is_meta:
             if id(value) not in made:
                 made[id(value)] = _empty(value, device, dtype)
-            _set(module, name, made[id(value)], value)
+            put(module, name, made[id(value)], value)
             paths.append(path)
     return paths
 
 
 def initialise(model: Any, part: Part) -> None:
     """Run transformers' initialisation on a part; it passes over parameters that are marked as loaded."""
+    for path in reversed(part.modules):  # children before their parents, who may know better
+        initialise_module(model, path, model.get_submodule(path))
+
+
+def initialise_module(model: Any, path: str, module: nn.Module) -> None:
+    """Run transformers' initialisation on a module, or on one that stands in for it at a path."""
     from transformers.initialization import guard_torch_init_functions
 
+    while path and not hasattr(model.get_submodule(path), "_init_weights"):
+        path = path.rpartition(".")[0]
+    owner: Any = model.get_submodule(path)  # the smallest model of transformers around it knows how
     with torch.no_grad(), guard_torch_init_functions():
-        for path in reversed(part.modules):  # children before their parents, who may know better
-            owner = _owner(model, path)
-            owner._init_weights(model.get_submodule(path))
+        owner._init_weights(module)
 
 
 def adopt_constructed(plan: Blueprint, model: nn.Module, paths: list[str], seed: int) -> None:
@@ -191,8 +210,8 @@ def adopt_constructed(plan: Blueprint, model: nn.Module, paths: list[str], seed:
     whole = constructed(plan, torch.float32, seed)
     values = {**dict(whole.named_parameters(remove_duplicate=False)), **dict(whole.named_buffers())}
     for path in paths:
-        target = _tensor_at(model, path)
-        target.data.copy_(values[path].to(target.dtype))
+        target = tensor_at(model, path)
+        target.data = values[path].data.to(target)  # not copied into it: a table of positions may have grown
 
 
 def _heads(model: Any) -> list[str]:
@@ -212,19 +231,6 @@ def _within(path: str, other: str) -> bool:
     return not other or path == other or path.startswith(f"{other}.")
 
 
-def _is_untouched(model: nn.Module, path: str) -> bool:
-    value = _tensor_at(model, path)
-    return value.is_floating_point() and bool(value.numel()) and bool(torch.isnan(value.sum()))
-
-
-def _round(model: nn.Module, part: Part, dtypes: dict[str, torch.dtype]) -> None:
-    for path, module, name, value in tensors_of(model, part):
-        if isinstance(value, nn.Parameter) and value.dtype != dtypes[path]:
-            value.data = value.data.to(dtypes[path])
-        elif value.dtype != dtypes[path]:
-            _set(module, name, value.to(dtypes[path]), value)
-
-
 def _empty(value: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
     if not value.is_floating_point():
         return torch.zeros_like(value, device=device)
@@ -234,34 +240,18 @@ def _empty(value: Tensor, device: torch.device, dtype: torch.dtype | None) -> Te
     return nn.Parameter(empty, requires_grad=False)
 
 
-def _set(module: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
+def tensor_at(model: nn.Module, path: str) -> Tensor:
+    """Return the parameter or buffer at a path."""
+    module, _, name = path.rpartition(".")
+    value: Tensor = getattr(model.get_submodule(module), name)
+    return value
+
+
+def put(module: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
+    """Put a value in place of a module's parameter or buffer."""
     if not isinstance(old, nn.Parameter):
         module._buffers[name] = value
     elif isinstance(value, nn.Parameter):
         module._parameters[name] = value
     else:
         module._parameters[name] = nn.Parameter(value, requires_grad=False)
-
-
-def _tensor_at(model: nn.Module, path: str) -> Tensor:
-    module, _, name = path.rpartition(".")
-    value: Tensor = getattr(model.get_submodule(module), name)
-    return value
-
-
-def _owner(model: Any, path: str) -> Any:
-    """Return the smallest model of transformers around a module: it knows how that is initialised."""
-    while path:
-        module = model.get_submodule(path)
-        if hasattr(module, "_init_weights"):
-            return module
-        path = path.rpartition(".")[0]
-    return model
-
-
-def _seed_of(seed: int, part: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {part}".encode()).digest()[:RNG_BYTES], "big")
-
-
-def _rng_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

@@ -29,10 +29,12 @@ POSITIONS = (
 )
 SPARE_POSITIONS = 2  # RoBERTa and OPT number positions from 2
 BANDS = ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim")  # of a spectrogram
+FRAMES = ("num_frames", "frames_per_clip")  # of a video
 DEFAULT_SIDE, DEFAULT_BANDS, DEFAULT_FRAMES = 224, 80, 1_000
 OWN_KIND: Mapping[str, Kind] = {
     "input_ids": "text",
     "pixel_values": "images",
+    "pixel_values_videos": "images",
     "input_features": "audio",
     "input_values": "audio",
 }
@@ -105,6 +107,9 @@ def inputs_for(runner: Any, wish: Wish) -> Inputs:
         kind, remark = "random", "no tokenizer: random ids"
     if kind not in (own, "random"):
         raise NoProbe("unsupported", f"{wish.called}: takes {main}, so its inputs are {own} or random, not {kind}")
+    if wish.data and kind not in ("images", "audio"):
+        told = f"takes {main}, its inputs are {kind}; --data is for models that take pictures or sounds"
+        raise NoProbe("unsupported", f"{wish.called}: {told}")
     sequence = _sequence(runner, replace(wish, kind=kind), main)
     if "decoder_input_ids" in takes:
         sequence = _with_decoder(sequence, runner, wish if own == "text" else replace(wish, kind=_beside(wish)), main)
@@ -115,10 +120,12 @@ def _sequence(runner: Any, wish: Wish, main: str) -> Sequence:
     if main == "input_ids":
         ids = _ids(runner, wish)
         return lambda number: {main: ids(number)}
-    if main == "pixel_values":
-        picture = _pictures(runner.config, wish)
+    encoder = getattr(runner.config, "encoder", None)
+    config = encoder if hasattr(encoder, "model_type") else runner.config  # of two models in one it takes the input
+    if OWN_KIND[main] == "images":
+        picture = _moving(_pictures(config, wish), config)
         return lambda number: {main: picture(number)}
-    sound = _sounds(runner.config, wish, main)
+    sound = _sounds(config, wish, main)
     return lambda number: {main: sound(number)}
 
 
@@ -152,7 +159,7 @@ def _ids(runner: Any, wish: Wish) -> Callable[[int], Tensor]:
 
 
 def _pictures(config: Any, wish: Wish) -> Callable[[int], Tensor]:
-    side = getattr(config, "image_size", None) or DEFAULT_SIDE
+    side = getattr(config, "image_size", None) or getattr(config, "crop_size", None) or DEFAULT_SIDE
     height, width = side if isinstance(side, list | tuple) else (side, side)
     channels = getattr(config, "num_channels", None) or 3
     if wish.data and wish.kind != "random":
@@ -161,6 +168,14 @@ def _pictures(config: Any, wish: Wish) -> Callable[[int], Tensor]:
     if wish.kind == "random":
         return lambda number: torch.randn((channels, height, width), generator=_generator(wish.seed, number))
     return lambda number: noise.noise_image(channels, height, width, _generator(wish.seed, number))
+
+
+def _moving(picture: Callable[[int], Tensor], config: Any) -> Callable[[int], Tensor]:
+    """Return pictures, or of a model of videos so many of them at a time as its config asks for."""
+    frames = next((value for name in FRAMES if isinstance(value := getattr(config, name, None), int)), None)
+    if frames is None:
+        return picture
+    return lambda number: torch.stack([picture(number * frames + frame) for frame in range(frames)])
 
 
 def _sounds(config: Any, wish: Wish, main: str) -> Callable[[int], Tensor]:

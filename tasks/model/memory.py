@@ -32,7 +32,7 @@ def data_bytes() -> int:
 
 @cache
 def resident_at_start() -> int:
-    """Return what the process held when this was first asked: call it once all is imported, before any model."""
+    """Return what the process held when this was first asked: once all is imported, its class too, before any model."""
     return _field(STATUS, "VmRSS") or 0
 
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from tasks.core.kernel import kernel_direction
 from tasks.core.probing import DirectionShare, MeanShare
 from tasks.core.residual import StreamSigma
+from tasks.core.spectrum import FOLD_ROWS_PER_COLUMN
 from tasks.model.faults import NoProbe, NotFinite
 from tasks.model.invariance import INVARIANCE_TOKENS
 from tasks.model.norm import FinalNorm
 from tasks.model.spectrum import CentredQR, sigma_min_max
 
-EVALUATED_ROWS = 4_096  # rows that the norm is evaluated on at once: 128 MB in float64 at a width of 4,096
+EVALUATED_ENTRIES = 1 << 18  # of rows that the norm is evaluated on at once: 2 MB in float64, some ten times
 EMBEDDINGS = "embeddings"  # what X_0 is called
 
 
@@ -39,9 +40,10 @@ class Observer:
         self.tokens = tokens
         self._norm_of = norm_of
         self._norm: FinalNorm | None = None
-        self._streams = [CentredQR(width) for _ in streams]
+        self._streams = [self._accumulator() for _ in streams]
         self._finished: dict[int, tuple[StreamSigma, int]] = {}
-        self._outputs = CentredQR(width)
+        self._count = 0
+        self._outputs = self._accumulator() if tokens > width else None  # else its spectrum gives no figure
         self._share = MeanShare()
         self._direction: DirectionShare | None = None
         self._sample: list[Tensor] = []
@@ -49,7 +51,7 @@ class Observer:
     @property
     def count(self) -> int:
         """Tokens that the norm has been given so far."""
-        return self._outputs.count
+        return self._count
 
     @property
     def is_full(self) -> bool:
@@ -64,9 +66,9 @@ class Observer:
         return self._norm
 
     @property
-    def outputs(self) -> CentredQR:
-        """Of y in float64."""
-        return self._outputs
+    def outputs_factor(self) -> Tensor:
+        """R of y in float64, shape (d, d); (0, d) where N ≤ d."""
+        return torch.empty((0, self.width)) if self._outputs is None else self._outputs.factor
 
     @property
     def mean_share(self) -> float | None:
@@ -103,7 +105,7 @@ class Observer:
             _require_finite(rows, "the final norm's input")
             if self.why_no_streams is None:
                 self._streams[-1].add(rows)
-            for some in rows.split(EVALUATED_ROWS):
+            for some in rows.split(max(1, EVALUATED_ENTRIES // self.width)):
                 self._evaluate(some)
 
     def give_up_streams(self, why: str) -> None:
@@ -118,7 +120,7 @@ class Observer:
                 smallest, largest = sigma_min_max(stream.factor) if stream.count else (0.0, 0.0)
                 sigma = StreamSigma(self.names[index], smallest, largest, stream.second_moment_rms)
             self._finished[index] = (sigma, stream.count)
-            self._streams[index] = CentredQR(self.width)
+            self._streams[index] = self._accumulator()
 
     def sigmas(self) -> list[StreamSigma]:
         """Return the extreme singular values of each stream; none where the streams were given up."""
@@ -132,7 +134,9 @@ class Observer:
         norm = self.norm
         y = norm.outputs(rows)
         _require_finite(y, "the final norm's output")
-        self._outputs.add(y)
+        self._count += len(y)
+        if self._outputs is not None:
+            self._outputs.add(y)
         self._share.add(norm.normalised(rows))
         narrow = norm.outputs_float32(rows)
         if self._direction is None:
@@ -141,6 +145,9 @@ class Observer:
         self._direction.add(narrow.double())
         if missing := INVARIANCE_TOKENS - sum(map(len, self._sample)):
             self._sample.append(narrow[:missing].clone())
+
+    def _accumulator(self) -> CentredQR:
+        return CentredQR(self.width, min(self.tokens, FOLD_ROWS_PER_COLUMN * self.width))
 
     @contextmanager
     def _timed(self, value: Tensor | None) -> Iterator[None]:

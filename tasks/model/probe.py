@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,25 @@ from torch import nn
 from tasks.core.errors import shown
 from tasks.model.answers import Kind, Probed, Say, Spent, answered
 from tasks.model.build import Blueprint, blueprint, skeleton
+from tasks.model.drawn import RandomWeights
 from tasks.model.faults import NoProbe, NotAStack, NotFinite
-from tasks.model.fill import Part, Parts, RandomWeights, Weights, drop, parts_of, tensors_of
+from tasks.model.fill import Part, Parts, TimedWeights, Weights, parts_of, tensors_of
 from tasks.model.head import find_head
 from tasks.model.inputs import Inputs, Wish, inputs_for
 from tasks.model.invariance import logit_invariance
 from tasks.model.jobs import Job
-from tasks.model.memory import Peak, free_bytes
+from tasks.model.memory import Peak, free_bytes, resident_at_start
 from tasks.model.norm import FinalNorm, final_norm
 from tasks.model.observe import EMBEDDINGS, Observer
 from tasks.model.rows import direction_of, figures_of
 from tasks.model.stack import run_blocks
 from tasks.model.stored import Source, StoredWeights
 from tasks.model.structure import Sight, look
+from tasks.model.tables import Table, names_of
 from tasks.model.whole import Setting, run_whole
 
 WIDTHS_OF_TOKENS = 4  # N ≥ 4d: of fewer tokens the small singular values say more of N than of the model
-BATCH_TOKENS: Mapping[str, int] = {"cpu": 1_024, "cuda": 16_384}  # keep two cores, or a GPU, busy
+BATCH_TOKENS: Mapping[str, int] = {"cpu": 512, "cuda": 16_384}  # keep two cores, or a GPU, busy
 WHOLE_SHARE = 0.8  # of the memory there is that a whole model may take, with its activations
 FACTOR_BYTES = 24  # per d² and stream: a triangular factor in float64, and 2d rows in the body's type that wait
 LISTED = 3  # names in a message
@@ -88,29 +90,6 @@ def probe(job: Job, kind: Kind, checkpoint: Checkpoint, say: Say) -> Probed:
 
 
 @dataclass
-class _Timed:
-    """Weights, with the seconds that filling has taken."""
-
-    inner: Weights
-    seconds: float = 0.0
-
-    @property
-    def missing(self) -> set[str]:
-        return self.inner.missing
-
-    def fill(self, part: Part) -> None:
-        started = time.perf_counter()
-        self.inner.fill(part)
-        self.seconds += time.perf_counter() - started
-
-    def exact(self, name: str) -> torch.Tensor | None:
-        return self.inner.exact(name)
-
-    def stored_name(self, name: str) -> str:
-        return self.inner.stored_name(name)
-
-
-@dataclass
 class Run:
     """The state of one probe.
 
@@ -130,7 +109,7 @@ class Run:
     job: Job
     model: Any
     sight: Sight
-    weights: _Timed
+    weights: TimedWeights
     parts: Parts
     inputs: Inputs
     setting: Setting
@@ -162,14 +141,24 @@ class Run:
         if self.head is None:
             self.remarks.append("no logit_invariance: no linear head reads the norm's output")
             return None
+        part, weight = self._filled_head(self.head)
         head: nn.Linear = self.model.get_submodule(self.head)
-        part = self.parts.head if self.parts.head.modules else self.parts.trunk
-        if head.weight.is_meta:
-            self.weights.fill(part)
         norm, u = self.observer.norm, torch.from_numpy(direction_of(self.observer))
-        found = logit_invariance(self.observer.sample, head.weight, head.bias, u, norm.beta, self.job.seed)
-        drop(self.model, part)
+        found = logit_invariance(self.observer.sample, weight, head.bias, u, norm.beta, self.job.seed)
+        self.weights.drop(part)
         return found
+
+    def _filled_head(self, path: str) -> tuple[Part, Table]:
+        """Return the part that holds the head, with values, and the head's weight, whose rows may not be there yet."""
+        part = self.parts.head if self.parts.head.modules else self.parts.trunk
+        weight: nn.Parameter = self.model.get_submodule(path).weight
+        if not weight.is_meta:
+            return part, weight
+        table = self.weights.table(f"{path}.weight")
+        if table is not None:
+            part = replace(part, left_out=frozenset(names_of(self.model, weight)))
+        self.weights.fill(part)
+        return part, self.model.get_submodule(path).weight if table is None else table
 
     def _observe_blocks(self) -> None:
         run_blocks(
@@ -205,15 +194,16 @@ class Run:
         if self.weights.missing:
             missing = _some(sorted(self.weights.missing))
             return NoProbe("bad_file", f"{where}: the config asks for tensors that the checkpoint lacks: {missing}")
-        broken = [
-            path
-            for part in self.parts
-            for path, _, _, value in tensors_of(self.model, part)
-            if isinstance(value, nn.Parameter) and not value.is_meta and not bool(torch.isfinite(value).all())
-        ]
+        values = [(path, value) for part in self.parts for path, _, _, value in tensors_of(self.model, part)]
+        there = [(path, value) for path, value in values if isinstance(value, nn.Parameter) and not value.is_meta]
+        broken = [path for path, value in there if not bool(torch.isfinite(value).all())]
         if broken:
             return NoProbe("not_finite", f"{where}: the weights hold NaN or Inf: {_some(broken)}")
-        return NoProbe("not_finite", f"{where}: the weights are finite; {self.job.dtype} may be too narrow for them")
+        if any(value.is_meta for _, value in values):
+            told = f"the weights before hold them, or {self.job.dtype} is too narrow; --way whole tells which"
+        else:
+            told = f"the weights are finite; {self.job.dtype} may be too narrow for them"
+        return NoProbe("not_finite", f"{where}: {told}")
 
     def _new_observer(self) -> Observer:
         names = (EMBEDDINGS, *self.sight.blocks) if self.sight.blocks else ()
@@ -239,7 +229,7 @@ class Run:
 
     def _drop_all(self) -> None:
         for part in self.parts:
-            drop(self.model, part)
+            self.weights.drop(part)
         self.observer = self._new_observer()
 
 
@@ -251,6 +241,7 @@ def prepared(job: Job, kind: Kind, checkpoint: Checkpoint, say: Say) -> Run:
     """
     device, dtype = torch.device(job.device), getattr(torch, job.dtype)
     plan = blueprint(checkpoint.config, job.repo_id)
+    resident_at_start()
     model = skeleton(plan, dtype)
     sight = look(plan, model)
     tokens = job.tokens or WIDTHS_OF_TOKENS * sight.width
@@ -261,7 +252,7 @@ def prepared(job: Job, kind: Kind, checkpoint: Checkpoint, say: Say) -> Run:
         job,
         model,
         sight,
-        _Timed(_weights(kind, plan, model, job, checkpoint)),
+        TimedWeights(_weights(kind, plan, model, sight.runner, job, checkpoint)),
         parts_of(model, sight.blocks, sight.runner),
         inputs,
         setting,
@@ -270,10 +261,10 @@ def prepared(job: Job, kind: Kind, checkpoint: Checkpoint, say: Say) -> Run:
     )
 
 
-def _weights(kind: Kind, plan: Blueprint, model: Any, job: Job, checkpoint: Checkpoint) -> Weights:
+def _weights(kind: Kind, plan: Blueprint, model: Any, runner: str, job: Job, checkpoint: Checkpoint) -> Weights:
     device = torch.device(job.device)
     if kind == "random":
-        return RandomWeights(plan, model, device, job.seed)
+        return RandomWeights(plan, model, runner, device, job.seed)
     quantised = checkpoint.config.get("quantization_config")
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from tasks.core.errors import AuditError, BadFile, shown
 from tasks.core.header import first_read_bytes, header_bytes, parse_header, parse_index
-from tasks.core.ranges import ByteRange
+from tasks.core.ranges import ByteRange, plan_ranges
 from tasks.core.records import Chunk, Fetch, Listing, TensorSpec
 from tasks.core.selection import select_checkpoint, why_none
 from tasks.hub import Hub, Meter, options_from_environment
@@ -91,6 +93,21 @@ class HubSource:
             return torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
         data = self._held[name] if name in self._held else self._fetched([name])[name]
         return torch.frombuffer(data, dtype=DTYPES[spec.dtype]).reshape(spec.shape)
+
+    def rows(self, name: str, numbers: Sequence[int]) -> Tensor:
+        """Return rows of a tensor as it is stored, read by ranges that hold several where little lies between."""
+        path, spec = self._specs[name]
+        shape = (len(numbers), *spec.shape[1:])
+        if not prod(shape):
+            return torch.empty(shape, dtype=DTYPES[spec.dtype])
+        row_bytes = (spec.stop_byte - spec.start_byte) // spec.shape[0]
+        starts = [spec.start_byte + number * row_bytes for number in numbers]
+        specs = [replace(spec, start_byte=start, stop_byte=start + row_bytes) for start in starts]
+        data = self._line.follow(self._listing, _rows(path, specs))
+        return torch.frombuffer(data, dtype=DTYPES[spec.dtype]).reshape(shape)
+
+    def let_go(self) -> None:
+        """Do nothing: what is fetched is held by those who asked for it."""
 
     @contextmanager
     def holding(self, names: Sequence[str]) -> Iterator[None]:
@@ -175,12 +192,28 @@ def _tensors(wanted: Sequence[tuple[str, TensorSpec]]) -> Plan[dict[str, bytearr
         some = parts[first : first + PARTS_AT_ONCE]
         answers = yield tuple(Fetch(path, part.start, part.stop) for path, _, part in some)
         for (path, spec, part), answer in zip(some, answers, strict=True):
-            data = _needed(answer).data
-            if len(data) != part.stop - part.start:
-                told = f"asked for {part.stop - part.start:,} bytes, got {len(data):,}"
-                raise BadFile(f"{shown(path)}: {shown(spec.name)}: {told}")
-            found[spec.name] += data
+            found[spec.name] += _whole(_needed(answer).data, part, f"{path}: {spec.name}")
     return found
+
+
+def _rows(path: str, rows: Sequence[TensorSpec]) -> Plan[bytearray]:
+    """Read rows of one tensor in the order of the file, several ranges at a time."""
+    ranges, found, left = plan_ranges(rows), bytearray(), deque(rows)
+    for first in range(0, len(ranges), PARTS_AT_ONCE):
+        some = ranges[first : first + PARTS_AT_ONCE]
+        answers = yield tuple(Fetch(path, one.start, one.stop) for one in some)
+        for one, answer in zip(some, answers, strict=True):
+            data = _whole(_needed(answer).data, one, path)
+            while left and left[0].stop_byte <= one.stop:
+                row = left.popleft()
+                found += data[row.start_byte - one.start : row.stop_byte - one.start]
+    return found
+
+
+def _whole(data: bytes, wanted: ByteRange, where: str) -> bytes:
+    if len(data) != wanted.size_bytes:
+        raise BadFile(f"{shown(where)}: asked for {wanted.size_bytes:,} bytes, got {len(data):,}")
+    return data
 
 
 def _needed(answer: Chunk | AuditError) -> Chunk:

@@ -19,18 +19,15 @@ BLOCK_COLUMNS = ("block_names", "block_sigma_min", "block_sigma_max", "block_sig
 
 def figures_of(observer: Observer, body_dtype: str) -> tuple[Row, list[str]]:
     """Return the columns of sections 4 and 5, and what is to be said of those that are null."""
-    norm, factor = observer.norm, observer.outputs.factor
-    decomposition = None  # on the CPU NumPy's
-    if factor.device.type != "cpu":
-        sigma, vectors = (values.cpu().numpy() for values in singular_values(factor))
-        decomposition = sigma, vectors
+    norm, factor = observer.norm, observer.outputs_factor
+    sigma, vectors = singular_values(factor)
     spectrum = spectrum_figures(
         factor.cpu().numpy(),
         observer.count,
         norm.gamma.numpy(),
         norm.kind,
         lambda_u_rel_float32=observer.lambda_u_rel_float32,
-        decomposition=decomposition,
+        decomposition=(sigma.cpu().numpy(), vectors.cpu().numpy()),
     )
     streams = observer.sigmas()
     blocks = block_figures(streams, observer.count, observer.width, body_dtype) if streams else None

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from tasks.model.faults import NoProbe, NotAStack
-from tasks.model.fill import Part, Parts, Weights, drop
+from tasks.model.fill import Part, Parts, Weights
 from tasks.model.inputs import Inputs
 from tasks.model.memory import give_back
 from tasks.model.observe import Observer, first_tensor, tapped
 from tasks.model.structure import Sight
+from tasks.model.tables import embeddings, gathered, names_of
 from tasks.model.whole import Setting, batches, run, taps
 
 Returned: TypeAlias = tuple[Any, ...] | None  # what a block returns behind the hidden state; None: that alone
@@ -96,19 +97,23 @@ def run_blocks(
     """
     if not sight.blocks:
         raise NotAStack("no list of blocks that the norm follows")
-    weights.fill(parts.trunk)
+    tables = embeddings(model, sight.runner, weights.table)
+    names = [name for path in tables for name in names_of(model, model.get_submodule(path).weight)]
+    trunk = replace(parts.trunk, left_out=frozenset(names))
+    weights.fill(trunk)
     with torch.no_grad():
-        rest = _returned_behind(model, sight, weights, parts.blocks[0], inputs, setting)
-        calls = _calls(model, sight, rest, inputs, observer, setting)
-        with passing_through(model, sight, Calls(), rest):
-            on_trunk()
-        drop(model, parts.trunk)
+        with gathered(model, tables, setting.device):
+            rest = _returned_behind(model, sight, weights, parts.blocks[0], inputs, setting)
+            calls = _calls(model, sight, rest, inputs, observer, setting)
+            with passing_through(model, sight, Calls(), rest):
+                on_trunk()
+        weights.drop(trunk)
         give_back()
         with tapped(_block_taps(sight), model, lambda index, value: _take(observer, index, value)):
             for index, part in enumerate(parts.blocks):
                 weights.fill(part)
                 _through(model.get_submodule(part.name), index, calls)
-                drop(model, part)
+                weights.drop(part)
                 observer.finish(index)
                 give_back()
                 setting.say(f"block {index + 1} of {len(sight.blocks)}")
@@ -117,7 +122,7 @@ def run_blocks(
         weights.fill(end)
         for hidden in calls.hidden:
             observer.final(hidden)
-        drop(model, end)
+        weights.drop(end)
 
 
 @contextmanager
@@ -156,13 +161,13 @@ def _calls(
 
 
 def _run_through(runner: nn.Module, kwargs: dict[str, Any], rest: Returned) -> None:
-    """Run a model without its blocks; that it fails may mean that it wants what they return beside the hidden state."""
+    """Run a model without its blocks; where it fails it may want what they change, or what else they return."""
     try:
         run(runner, kwargs)
     except NoProbe as error:
         if rest is not None and _UNTOUCHED in rest:
             raise NotAStack("what the blocks return beside the hidden state is used") from error
-        raise
+        raise NotAStack(f"without its blocks the model fails: {error}") from error
 
 
 @dataclass
@@ -212,7 +217,7 @@ def _returned_behind(
     weights.fill(first)
     args, kwargs = _with_hidden(calls.arguments[0][0], calls.hidden[0])
     output = run(model.get_submodule(first.name), kwargs, args)
-    drop(model, first)
+    weights.drop(first)
     if isinstance(output, Tensor):
         return None
     if not isinstance(output, tuple):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tasks.core.errors import shown
 from tasks.model.build import Blueprint
 from tasks.model.faults import NoProbe
-from tasks.model.fill import Part, adopt_constructed, allocate, initialise, tensors_of
+from tasks.model.fill import Part, adopt_constructed, allocate, drop, initialise, tensor_at, tensors_of
+from tasks.model.tables import Table, names_of, numbers
 
 LISTED = 3  # names in a message
 
@@ -34,8 +35,14 @@ class Source(Protocol):
     def tensor(self, name: str) -> Tensor:
         """Return a tensor as it is stored; it must not be written to."""
 
+    def rows(self, name: str, numbers: Sequence[int]) -> Tensor:
+        """Return rows of a tensor as it is stored, by their ascending numbers."""
+
     def holding(self, names: Sequence[str]) -> AbstractContextManager[None]:
         """Have these tensors at hand while the context lasts."""
+
+    def let_go(self) -> None:
+        """Give back the memory of what was read; what is still in use is read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,26 @@ class Lazy:
     def get_shape(self) -> list[int]:
         """Return the shape, which some conversions want to know first."""
         return list(self.source.shapes[self.name])
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """A matrix of the checkpoint, rounded to the body's dtype as its rows are read."""
+
+    source: Source
+    name: str
+    like: Tensor  # the model's parameter
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return tuple(self.like.shape)
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """Return rows as the model has them."""
+        wanted = numbers(rows, self.shape[0]).tolist()
+        return self.source.rows(self.name, wanted).to(self.device, self.like.dtype)
 
 
 @dataclass
@@ -89,13 +116,26 @@ class StoredWeights:
         Raises:
             NoProbe: a stored tensor has not the shape that the config asks for.
         """
-        names = [name for module in part.modules for name in self._at.get(module, ())]
+        there = [name for module in part.modules for name in self._at.get(module, ())]
+        names = [name for name in there if self._targets[name][0] not in part.left_out]
         shared = {path: id(value) for path, _, _, value in tensors_of(self.model, part)}
         self._load(names)
         self._tie(part, shared)
         fresh = allocate(self.model, part, self.device, None)
         initialise(self.model, _without(part, self.model, fresh))
         self._account(part, fresh)
+
+    def drop(self, part: Part) -> None:
+        """Take the values of a part away again, and the file's pages that they lie in."""
+        drop(self.model, part)
+        self.source.let_go()
+
+    def table(self, name: str) -> Table | None:
+        """Return a parameter that is stored as the model has it, under any name by which it goes."""
+        value = tensor_at(self.model, name)
+        stored = [self._own[other] for other in names_of(self.model, value) if other in self._own]
+        fitting = [other for other in stored if self.source.shapes[other] == tuple(value.shape)]
+        return StoredTable(self.source, fitting[0], value, self.device) if fitting else None
 
     def exact(self, name: str) -> Tensor | None:
         """Return a parameter as the file stores it; None where it is converted or missing."""

@@ -16,7 +16,8 @@ from tasks.model.behaviour.norms import candidates
 from tasks.model.build import Blueprint
 from tasks.model.faults import NoProbe
 
-READS = ("input_ids", "pixel_values", "input_features", "input_values")  # inputs that a probe can make
+# inputs that a probe can make
+READS = ("input_ids", "pixel_values", "pixel_values_videos", "input_features", "input_values")
 
 
 @dataclass(frozen=True, slots=True)
