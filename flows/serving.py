@@ -107,7 +107,8 @@ def serve(settings: NightlySettings, config: Path, port: int, gpus: int) -> None
             _wait_until_healthy(children[0], f"{os.environ['PREFECT_API_URL']}/health")
         register(str(config.absolute()), gpus or 1, os.environ)
         asyncio.run(_take_up_again(settings.store_location, is_own=is_own))
-        for worker in _workers(gpus):
+        crawlers = settings.limits.workers if settings.runner == "workers" else 1
+        for worker in _workers(crawlers, gpus):
             _start(worker, children)
         output.say(f"normaudit: serving; Prefect's pages: {os.environ['PREFECT_API_URL'].removesuffix('/api')}")
         _keep(children)
@@ -172,10 +173,11 @@ def _server(port: int) -> Child:
     return Child("the Prefect server", (sys.executable, "-m", *command), is_quiet=True)
 
 
-def _workers(gpus: int) -> Iterator[Child]:
-    """Yield a worker for nights, and one for each GPU, which sees no other."""
+def _workers(crawlers: int, gpus: int) -> Iterator[Child]:
+    """Yield workers for nights and their batches, and one for each GPU, which sees no other."""
     host = socket.gethostname()
-    yield _worker(CRAWL_POOL, f"{CRAWL_POOL}-{host}", {})
+    for crawler in range(crawlers):
+        yield _worker(CRAWL_POOL, f"{CRAWL_POOL}-{host}-{crawler}", {})
     for gpu in range(gpus):
         yield _worker(GPU_POOL, f"{GPU_POOL}-{host}-{gpu}", {"CUDA_VISIBLE_DEVICES": str(gpu)} if gpus > 1 else {})
 
