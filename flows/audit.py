@@ -49,7 +49,8 @@ async def nightly(settings: Settings) -> State[dict[str, Any]]:
         await steps.renew(night)
         if not night.is_planned:
             await steps.plan(night, crawl)
-        await audit_open_batches(night, settings, runner, lease.holder.token)
+        await audit_open_batches(night, settings, runner, lease)
+        lease.check()  # a night that was stopped for longer than its lease lasts has been taken over
         built = await steps.rebuild(night)
         probes = await probe_chosen(night, settings)
         if probes:
@@ -57,9 +58,11 @@ async def nightly(settings: Settings) -> State[dict[str, Any]]:
         summary = summarise(night) | {"seconds": round(time.monotonic() - started, 1), "set_aside": built.set_aside}
         summary["probes"] = probes
         held = held_by(settings.gate, summary)
+        lease.check()
         if not held:
             await steps.publish(night.store, settings.hub_url)
         summary |= {"published": held is None, "gate": held}
+        lease.check()
         await steps.end(night, summary)
         await _show_in_prefect(night, summary)
     return Failed(message=held, data=summary) if held else Completed(data=summary)

@@ -167,7 +167,7 @@ class OnWorker:
             state = await end_of(run_id, store, portion.beat_file, TAKEN_WITHIN_S, heard)
             ended = None if state.type == StateType.COMPLETED else f"{state.name}, {state.message}"
         except (PrefectException, httpx.HTTPError) as error:
-            ended = str(error)
+            ended = repr(error)
         if ended:
             self.rests_until = time.monotonic() + REST_S
             log.warning("a run of %s for %d batches: %s; the others take them over", BATCHES, len(batches), ended)

@@ -20,6 +20,7 @@ from storage.store import open_store
 
 DEMO_CACHE = Path(".cache/demo-models")
 LEADERBOARD_ROWS = 50
+TERMINATED = 143  # what a shell reports of a program that SIGTERM has ended
 DEMO_PROBES = {"cpu_seconds": 60, "models": 1, "parameters": 1_000_000, "weights": "trained"}  # a probe takes 5 s
 
 
@@ -34,13 +35,25 @@ def run(settings: NightlySettings) -> bool:
     with _hub(settings) as settings:
         crawl_of(settings)  # complains of what cannot be used before a server is started for nothing
         require_free(open_store(settings.store_location))
-        with prefect_api(), narrated():
+        with prefect_api(), narrated(), _told_of_sigterm():
             state = asyncio.run(_nightly(settings))
     result: Any = asyncio.run(state.aresult(raise_on_failure=False))
     if isinstance(result, BaseException):
         raise result
     _report(settings, result, state.message if state.is_failed() else None)
     return not state.is_failed()
+
+
+@contextmanager
+def _told_of_sigterm() -> Iterator[None]:
+    """End as a program does that SIGTERM ends, with a line that says so; Prefect makes an exception of the signal."""
+    from prefect.exceptions import TerminationSignal
+
+    try:
+        yield
+    except TerminationSignal as error:
+        output.complain(["ended by SIGTERM; run again, the night goes on where it was"])
+        raise SystemExit(TERMINATED) from error
 
 
 async def _nightly(settings: NightlySettings) -> Any:
@@ -66,8 +79,10 @@ def _hub(settings: NightlySettings) -> Iterator[NightlySettings]:
     ):
         probe = settings.probe.model_copy(update=DEMO_PROBES)
         here = {"endpoint": hub.endpoint, "store": settings.store_location, "probe": probe}
-        yield settings.model_copy(update=here)
-        logging.getLogger("uvicorn.error").disabled = True  # Prefect has set it up to tell of every server's end
+        try:
+            yield settings.model_copy(update=here)
+        finally:
+            logging.getLogger("uvicorn.error").disabled = True  # Prefect has set it up to tell of every server's end
 
 
 def _report(settings: NightlySettings, summary: dict[str, Any], held: str | None) -> None:

@@ -20,6 +20,7 @@ DEMO = "demo"  # as an endpoint: the stand-in Hub that ships with the project, o
 DEFAULT_CONFIG = Path("deployments/nightly.toml")
 STORE_VARIABLE = "NORMAUDIT_STORE"
 SCHEDULED = ("dask", "ray")  # runners whose workers another program starts and watches
+_ADDRESS = re.compile(r"[a-z]+://[^\s/]+:\d{1,5}")
 
 Whole = Annotated[int, Field(strict=True)]  # not strict, `true` would be 1
 Number = Annotated[float, Field(strict=True)]
@@ -180,10 +181,14 @@ class NightlySettings(AuditSettings):
     @field_validator("scheduler")
     @classmethod
     def _goes_with_its_runner(cls, scheduler: str | None, info: ValidationInfo) -> str | None:
-        runner = info.data.get("runner", "threads")
+        if "runner" not in info.data:  # it is wrong itself
+            return scheduler
+        runner = info.data["runner"]
         if (runner in SCHEDULED) != (scheduler is not None):
             needed = "needs a" if runner in SCHEDULED else "takes no"
             raise ValueError(f'runner = "{runner}" {needed} scheduler; {" and ".join(SCHEDULED)} each take an address')
+        if scheduler is not None and not _ADDRESS.fullmatch(scheduler):
+            raise ValueError("no address of a scheduler, such as tcp://host:8786 for Dask or ray://host:10001 for Ray")
         return scheduler
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+import logging
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +13,17 @@ from typing import Any
 from prefect.task_runners import TaskRunner
 
 from flows.crawl import batch_crawl_of
+from flows.deploying import BATCHES, CRAWL_POOL
 from flows.engine import EngineError
 from flows.hands import Done, Hand, Here, OnScheduler, OnWorker
+from flows.sending import reached, worker_is_online
 from flows.settings import NightlySettings
+from storage.lease import Lease
 from storage.store import open_store
 from tasks.batch import Budget
 from tasks.night import Night, open_batches, remaining_budget
+
+log = logging.getLogger("normaudit")
 
 
 def task_runner_of(settings: NightlySettings) -> TaskRunner[Any] | None:
@@ -44,7 +51,7 @@ def task_runner_of(settings: NightlySettings) -> TaskRunner[Any] | None:
 
 
 async def audit_open_batches(
-    night: Night, settings: NightlySettings, runner: TaskRunner[Any] | None, lease: str
+    night: Night, settings: NightlySettings, runner: TaskRunner[Any] | None, lease: Lease
 ) -> None:
     """Have every planned batch that is not done audited, within the night's budget.
 
@@ -52,16 +59,28 @@ async def audit_open_batches(
         night: the night.
         settings: of it.
         runner: as `task_runner_of` gave it.
-        lease: token of the store's lease.
+        lease: under which the store is held.
 
     Raises:
         EngineError: the scheduler does not answer, or loses a batch.
-        StoreError: the store cannot be read or written.
+        StoreError: the store cannot be read or written, or the lease is lost.
     """
     budget = remaining_budget(night, settings.limits.requests, settings.limits.bytes)
     if batches := open_batches(night):
-        with crew_of(night, settings, runner, lease) as crew:
-            await share_out(batches, budget, crew)
+        with crew_of(night, await _within_reach(settings), runner, lease.holder.token) as crew:
+            await share_out(batches, budget, crew, lease.check)
+
+
+async def _within_reach(settings: NightlySettings) -> NightlySettings:
+    """Return the settings, for this process alone where they ask for crawl workers and there is none."""
+    if settings.runner != "workers" or await reached(lambda client: worker_is_online(client, BATCHES)):
+        return settings
+    log.warning(
+        'runner = "workers", and no worker serves the deployment %s (%s): this process audits alone.'
+        " Start workers of pool %s, and name their server with PREFECT_API_URL",
+        BATCHES, os.environ.get("PREFECT_API_URL", "of this night's own server"), CRAWL_POOL,
+    )  # fmt: skip
+    return settings.model_copy(update={"runner": "threads"})
 
 
 @contextmanager
@@ -82,7 +101,9 @@ def crew_of(
     yield crew
 
 
-async def share_out(batches: Sequence[int], budget: Budget, crew: Sequence[Hand]) -> None:
+async def share_out(
+    batches: Sequence[int], budget: Budget, crew: Sequence[Hand], check: Callable[[], None] = lambda: None
+) -> None:
     """Keep a crew at work until all batches are done; what one leaves undone goes to whoever is free.
 
     Each gets an even part of the budget that nobody holds, and what it leaves of that comes back. Once all is spent,
@@ -92,6 +113,7 @@ async def share_out(batches: Sequence[int], budget: Budget, crew: Sequence[Hand]
         batches: their numbers, in the order of their turns.
         budget: what all of them may cost together; at the end, what is left of it.
         crew: who works; the first is always ready.
+        check: raises where the night may not go on.
 
     Raises:
         Exception: as a hand's `work`; the others are then told to stop.
@@ -99,6 +121,7 @@ async def share_out(batches: Sequence[int], budget: Budget, crew: Sequence[Hand]
     waiting, at_work = list(batches), dict[asyncio.Task[Done], _Shift]()
     try:
         while waiting or at_work:
+            check()
             while shift := _next_shift(waiting, budget, crew, at_work.values()):
                 at_work[asyncio.create_task(shift.work())] = shift
             ended, _ = await asyncio.wait(at_work, return_when=asyncio.FIRST_COMPLETED)
@@ -157,7 +180,7 @@ def _connected(runner: TaskRunner[Any], settings: NightlySettings) -> Iterator[N
         try:
             ends.enter_context(runner)
             getattr(runner, "client", None)  # Dask's runner connects only when asked for this
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the second: no such address can be
             raise EngineError(
                 f"{settings.runner}: nobody answers at {settings.scheduler} ({error}); start the scheduler,"
                 " or correct the setting scheduler"

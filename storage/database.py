@@ -59,7 +59,8 @@ def build(store: Store) -> BuildReport:
         rows, set_aside = reading(store, TABLES, lambda: _sparingly(lambda limit: _build_at(temp, store, limit)))
         store.place.put(temp, SNAPSHOT)
     finally:
-        temp.unlink(missing_ok=True)
+        for left in (temp, temp.with_name(f"{temp.name}.wal")):  # of a build that failed
+            left.unlink(missing_ok=True)
     return BuildReport(time.monotonic() - started, rows, set_aside)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import shutil
 import uuid
@@ -176,7 +177,7 @@ class LocalPlace:
 
     def sweep(self, before_s: float) -> int:
         """Remove what killed processes left behind, last written before this Unix time; return how many."""
-        stale = [path for path in (self.root / TEMP_FOLDER).glob("*") if path.stat().st_mtime < before_s]
+        stale = [path for path in (self.root / TEMP_FOLDER).glob("*") if written_s(path) < before_s]
         for path in stale:
             if path.is_dir():  # what did not fit into a query's memory
                 shutil.rmtree(path, ignore_errors=True)
@@ -203,6 +204,14 @@ class LocalPlace:
                 yield
             finally:
                 os.close(folder)
+
+
+def written_s(path: Path) -> float:
+    """Return when a file or folder was last written, in Unix time; infinity where it has gone meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 @contextlib.contextmanager

@@ -47,6 +47,13 @@ def test_a_total_that_no_file_can_have_is_no_total():
     assert total(2**63).total_bytes is None
 
 
+def test_metadata_given_twice_is_refused():
+    entry = b'"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    raw = b'{"__metadata__":{"format":"pt"},"__metadata__":{},' + entry + b"}"
+    with pytest.raises(BadFile, match="'__metadata__' is given twice"):
+        parse_header(struct.pack("<Q", len(raw)) + raw, 8 + len(raw) + 4, "org/a model.safetensors")
+
+
 def test_of_many_names_the_one_that_is_given_twice_is_found_by_looking_at_each_once():
     pair = b'"%s":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
     names = [b"%d" % i for i in range(50_000)] + [b"twice", b"twice"]

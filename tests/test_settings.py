@@ -176,6 +176,8 @@ def test_whoever_lists_alone_has_the_whole_limit_and_whoever_audits_a_share(writ
     ("text", "complaint"),
     [
         ("runner = 'dask'\n", 'scheduler: .*"dask" needs a scheduler'),
+        ("runner = 'dask'\nscheduler = ''\n", "line 2: scheduler: no address of a scheduler, such as tcp"),
+        ("runner = 'ray'\nscheduler = 'nonsense'\n", "line 2: scheduler: no address of a scheduler, such as tcp"),
         ("scheduler = 'tcp://x:1'\n", 'line 1: scheduler: .*"threads" takes no scheduler'),
         ("runner = 'workers'\nscheduler = 'x'\n", 'line 2: scheduler: .*"workers" takes no scheduler'),
         ("runner = 'processes'\n", "line 1: runner: .*'processes'"),

@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 from typing import get_args
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,6 +140,16 @@ def test_a_site_without_models_says_so():
     assert "No public model" in files["index.html"].decode()
     assert "none yet" in files["leaderboard.md"].decode()
     assert json.loads(files["leaderboard.json"])["models"] == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_the_files_hold_every_row_however_the_ranking_is_cut_into_pieces(count):
+    whole = edition(*(row(f"org/m{i}") for i in range(count)))
+    pieces = [whole.ranking[:0], *(whole.ranking[i : i + 1] for i in range(count)), whole.ranking[:0]]
+    files = rendered(replace(whole, ranking=pa.concat_tables(pieces)))
+    names = [f"org/m{i}" for i in range(count)]
+    assert [found["repo_id"] for found in json.loads(files["leaderboard.json"])["models"]] == names
+    assert [found["repo_id"] for found in csv.DictReader(io.StringIO(files["leaderboard.csv"].decode()))] == names
 
 
 def test_a_long_page_is_cut_and_says_where_the_rest_is():

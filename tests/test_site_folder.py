@@ -94,13 +94,14 @@ def test_killed_at_any_moment_the_folder_holds_one_whole_edition(tmp_path):
 
 
 def test_what_killed_writers_left_is_swept_after_a_while(tmp_path):
-    left, recent = tmp_path / ".site-left", tmp_path / ".site-recent"
-    for folder in (left, recent):
+    left, older, recent = (tmp_path / f".site-{name}" for name in ("0" * 32, f"{'1' * 32}-old", "2" * 32))
+    users = tmp_path / ".site-backup"
+    for folder in (left, older, recent, users):
         folder.mkdir()
         (folder / "index.html").write_text("half")
-    os.utime(left, (0, 0))
+        os.utime(folder, None if folder is recent else (0, 0))
     write_site(tmp_path / "site", files_of(1))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".site-recent", "site"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([users.name, recent.name, "site"])
 
 
 def test_a_file_in_place_of_the_folder_stays(tmp_path):

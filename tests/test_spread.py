@@ -18,7 +18,7 @@ from flows.spread import audit_open_batches, share_out, task_runner_of
 from storage.errors import StoreError
 from storage.lease import hold_lease
 from storage.parts import finished_batches
-from storage.store import open_store
+from storage.store import LEASE, open_store
 from tasks import night as stages
 from tasks import steps
 from tasks.batch import Budget
@@ -131,9 +131,18 @@ def planned(crawl, location, monkeypatch):
 
 def test_a_nights_budget_is_spent_once(planned, settings, location):
     limits = settings.limits.model_copy(update={"requests": 4})
-    asyncio.run(audit_open_batches(planned, settings.model_copy(update={"limits": limits}), None, ""))
+    with hold_lease(open_store(location), "a night") as lease:
+        asyncio.run(audit_open_batches(planned, settings.model_copy(update={"limits": limits}), None, lease))
     assert len(audited(location, planned)) == 4  # each model takes one request
     assert not stages.open_batches(planned)
+
+
+def test_a_night_that_has_lost_its_lease_audits_nothing_more(planned, settings, location):
+    with hold_lease(open_store(location), "a night") as lease:
+        open_store(location).place.remove(LEASE)  # as if it had expired, and another night had come and gone
+        with pytest.raises(StoreError, match="has lost its lease"):
+            asyncio.run(audit_open_batches(planned, settings, None, lease))
+    assert len(stages.open_batches(planned)) == 3
 
 
 @dataclass

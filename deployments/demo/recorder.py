@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Literal
 
 from starlette.datastructures import Headers
@@ -25,6 +26,7 @@ class RequestRecord:
         authorized: whether it carried an Authorization header, right or wrong.
         bytes_sent: of the body, as handed to the socket.
         repo_id: the repo it named, None for the listing.
+        received_at: Unix time.
     """
 
     origin: Origin
@@ -37,6 +39,7 @@ class RequestRecord:
     repo_id: str | None
     status: int = 0
     bytes_sent: int = 0
+    received_at: float = field(default_factory=time.time)
 
 
 class Recorder:

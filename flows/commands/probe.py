@@ -61,16 +61,17 @@ def probe(
     dtype: Annotated[
         Dtype, typer.Option(help="Of the model's body; the norm is evaluated in float64.")
     ] = Dtype.float32,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights and inputs.")] = 0,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures or 16-bit WAV files to run on, rather than noise.")
     ] = None,
     way: Annotated[Way, typer.Option(help="The whole model at once, block by block, or what fits.")] = Way.auto,
     timeout: Annotated[
-        int, typer.Option(min=1, metavar="SECONDS", help="Give a model up that takes longer.")
+        int, typer.Option(min=1, max=1_000_000, metavar="SECONDS", help="Give a model up that takes longer.")
     ] = SECONDS,
     memory: Annotated[
-        int | None, typer.Option(min=1, metavar="BYTES", help="A model may take so much; default: what is free.")
+        int | None,
+        typer.Option(min=1, max=2**50, metavar="BYTES", help="A model may take so much; default: all free."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw spectrum, block ratios and scale (png, svg, pdf).")

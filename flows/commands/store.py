@@ -77,7 +77,7 @@ def leaderboard(
         str, typer.Option(metavar="COLUMN", help="Sort by it: figures largest first, text from A to Z.")
     ] = "downloads",
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Only rows for which this holds.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="So many rows.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000_000, help="So many rows.")] = 100,
     format: Annotated[RankingShape, typer.Option(help="How the ranking is written.")] = RankingShape.table,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the site there instead: every model, in all formats.")

@@ -161,7 +161,7 @@ def _refuse_duplicates(raw: bytes, tensor_count: int, where: str) -> None:
     Only when they do not prove it is the header parsed again, by a slower parser that shows every pair.
     """
     counts = {raw.count(b'"%s"' % key.encode()) for key in _ENTRY_KEYS}
-    if counts == {tensor_count} and b"\\u" not in raw:
+    if counts == {tensor_count} and raw.count(b'"__metadata__"') <= 1 and b"\\u" not in raw:
         return
     try:
         json.loads(raw, object_pairs_hook=lambda pairs: _unique(pairs, where))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -66,7 +68,9 @@ def _replace_in_two_steps(aside: Path, folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed writers left beside the folder."""
-    for path in folder.parent.glob(f".{folder.name}-*"):
-        if path.stat().st_mtime < time.time() - STALE_S:
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what killed writers left beside the folder, and nothing else: the user may have folders of such names."""
+    ours = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{32}}(-old)?")
+    for path in filter(lambda path: ours.fullmatch(path.name), folder.parent.iterdir()):
+        with suppress(FileNotFoundError):  # another writer's, which is done
+            if path.stat().st_mtime < time.time() - STALE_S:
+                shutil.rmtree(path, ignore_errors=True)

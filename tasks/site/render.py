@@ -64,7 +64,8 @@ def markdown_cell(text: str) -> str:
 def _pieces(ranking: pa.Table) -> Iterator[list[dict[str, Any]]]:
     """Yield the ranking's rows, some at a time."""
     for batch in ranking.select(_NAMES).to_batches(_ROWS_AT_ONCE):
-        yield batch.to_pylist()
+        if rows := batch.to_pylist():
+            yield rows
 
 
 def _first(ranking: pa.Table) -> list[dict[str, Any]]:
