@@ -38,7 +38,7 @@ bench: install
 	$(BIN)/python -m benchmarks.reader
 	$(BIN)/python -m benchmarks.classifier
 
-# whole nights over 20,000 and 100,000 models; half an hour
+# whole nights over 20,000 and 100,000 models; ten minutes
 scale: install
 	$(BIN)/python -m benchmarks.scale
 
